@@ -1,0 +1,1 @@
+"""Detectors: numpy over many channels at once."""

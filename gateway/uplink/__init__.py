@@ -1,0 +1,1 @@
+"""What is told: one thread a platform, at least once, nothing deleted."""

@@ -1,0 +1,1 @@
+"""What a platform wants to read: one file turns Rows and present states into messages."""
