@@ -1,0 +1,32 @@
+# The two commands: `make demo` and `make test`. Everything they need they install themselves, into .venv.
+PYTHON ?= python3
+RUN := .venv/bin/python
+export OPENBLAS_NUM_THREADS = 1
+
+.PHONY: demo test check bench soak clean
+demo:
+	@$(PYTHON) .ci/environment.py venv demo
+	@.venv/bin/mingluo demo $(ARGS)
+
+test: check
+	@$(RUN) -m pytest -q -n 3 -m "not timing and not soak"
+	@$(RUN) -m pytest -q -m "timing and not soak"
+
+check:
+	@$(PYTHON) .ci/environment.py system
+	@$(PYTHON) .ci/environment.py venv demo test
+	@$(RUN) -m ruff check .
+	@$(RUN) -m mypy
+
+bench:
+	@$(PYTHON) .ci/environment.py system
+	@$(PYTHON) .ci/environment.py venv demo test
+	@$(RUN) -m hil.bench $(ONLY)
+
+soak:
+	@$(PYTHON) .ci/environment.py system
+	@$(PYTHON) .ci/environment.py venv demo test
+	@MINGLUO_SOAK=1 $(RUN) -m pytest -q -m "soak"
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
