@@ -1,0 +1,152 @@
+"""A Modbus wire as configured: its keys, what cannot work, and how its polls become block reads.
+
+Owns: the structs of a wire and its devices, their cross-checks, the reckoning of load. Promises: nothing here touches
+hardware. Never: keeps time or state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from msgspec import Meta, Struct
+
+from drivers import Id, Library, Polls, SetupError
+from drivers import Wire as AnyWire
+from drivers.planner import Block, Cost, characters, plan, silence_ms
+from drivers.template import Point, Serial, Template, find
+
+Problem = tuple[tuple[str | int, ...], str]
+_LOAD = 0.8
+"""Share of a wire's time that polls may fill: the rest is for failures, confirming reads and slow answers."""
+
+
+class Device(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One sensor on the wire."""
+
+    id: Id
+    name: str = ""
+    template: Annotated[str, Meta(min_length=1, max_length=64, description="a file in config/sensors, without .yaml")]
+    address: Annotated[int, Meta(ge=1, le=247)]
+    serial: Serial | None = None
+    """Only where it differs from the wire's; needs `mixed_settings: true`."""
+
+
+class ModbusWire(AnyWire, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A serial port (``/dev/ttyUSB0``, or any path) or a host (``tcp://host:port``) with Modbus devices."""
+
+    port: Annotated[str, Meta(min_length=1, max_length=200)]
+    serial: Serial | None = None
+    mixed_settings: bool = False
+    """Devices of different speed or parity share this wire on purpose."""
+    answer_timeout_ms: Annotated[float, Meta(ge=20, le=10000)] = 300.0
+    """From the last byte of a request to the first of its answer."""
+    turnaround_ms: Annotated[float, Meta(ge=0, le=1000)] = 10.0
+    """What devices usually take to answer: only used to plan reads and to reckon the load."""
+    devices: Annotated[tuple[Device, ...], Meta(min_length=1)]
+
+
+def host_port(port: str) -> tuple[str, int] | None:
+    """Split ``tcp://host:port``; None for a serial port.
+
+    Raises:
+        ValueError: neither.
+    """
+    if "://" not in port:
+        if port.startswith("tcp:") or not port.strip() or "\0" in port:
+            raise ValueError(f"found {port!r}, expected a path like /dev/ttyUSB0 or tcp://host:port")
+        return None
+    parts = urlsplit(port)
+    try:
+        number = parts.port
+    except ValueError:
+        number = None
+    if parts.scheme != "tcp" or not parts.hostname or not number or parts.path or parts.username:
+        raise ValueError(f"found {port!r}, expected a path like /dev/ttyUSB0 or tcp://host:port (port 1 to 65535)")
+    return parts.hostname, number
+
+
+def cost_of(wire: ModbusWire, device: Device) -> Cost:
+    if "://" in wire.port:
+        return Cost(0.0, wire.turnaround_ms, 0.0)
+    settings = device.serial or wire.serial or Serial()
+    char_ms = characters(settings.baud, settings.parity, settings.stop_bits)
+    return Cost(char_ms, wire.turnaround_ms, silence_ms(char_ms, settings.baud))
+
+
+def blocks_of(template: Template, points: Mapping[str, float], cost: Cost) -> list[tuple[float, list[Point], Block]]:
+    """Plan the block reads of one device: what shares a poll period shares blocks."""
+    periods: dict[float, list[Point]] = {}
+    for name, poll_s in points.items():
+        periods.setdefault(poll_s, []).append(template.point(name))
+    return [(poll_s, [members[n] for n in block.spans], block) for poll_s, members in sorted(periods.items())
+            for block in plan([point.span() for point in members], cost, template.max_registers, template.contiguous)]
+
+
+def problems(wire: ModbusWire, library: Library) -> list[Problem]:
+    """What cannot work in this set-up: (path below the wire, message)."""
+    found: list[Problem] = []
+    try:
+        target = host_port(wire.port)
+    except ValueError as error:
+        found.append((("port",), str(error)))
+        target = None
+    if target and wire.serial:
+        found.append((("serial",), "a TCP wire has no serial settings; set them in the converter, delete them here"))
+    ours = wire.serial or Serial()
+    addresses: dict[int, str] = {}
+    seen: set[str] = set()
+    for n, device in enumerate(wire.devices):
+        where = ("devices", n)
+        if device.id in seen:
+            found.append(((*where, "id"), f"a second device called {device.id!r}; ids must differ"))
+        seen.add(device.id)
+        if device.address in addresses:
+            found.append(((*where, "address"), (f"address {device.address} is taken by {addresses[device.address]!r} "
+                          "on the same wire: both would answer at once; give one of them another address")))
+        addresses.setdefault(device.address, device.id)
+        if device.serial and target:
+            found.append(((*where, "serial"), "a TCP wire has no serial settings; set them in the converter"))
+        elif device.serial and device.serial != ours and not wire.mixed_settings:
+            found.append(((*where, "serial"), (f"{_settings(device.serial)} on a wire of {_settings(ours)}: set the "
+                          "device to the wire's, or write mixed_settings: true if this is meant")))
+        try:
+            find(device.template, library)
+        except SetupError as error:
+            found.append(((*where, "template"), str(error)))
+    return found
+
+
+def overload(wire: ModbusWire, polls: Polls, library: Library) -> list[Problem]:
+    """Say where polls want more than 80 % of the wire's time, or a device more than its rest allows; with numbers.
+
+    Apart from `problems` because it needs the polls. An overloaded wire still works: late polls are skipped.
+    """
+    found: list[Problem] = []
+    shares: dict[str, float] = {}
+    for n, device in enumerate(wire.devices):
+        try:
+            template = find(device.template, library)
+            planned = blocks_of(template, polls.get(device.id, {}), cost_of(wire, device))
+        except (SetupError, KeyError):
+            continue   # said elsewhere
+        cost = cost_of(wire, device)
+        times = [(cost.exchange_ms(block.function, block.count), 1000 * poll_s) for poll_s, _, block in planned]
+        shares[device.id] = sum(ms / poll_ms for ms, poll_ms in times)
+        busy = sum((ms + template.min_gap_ms) / poll_ms for ms, poll_ms in times)
+        if busy > 1:
+            found.append((("devices", n), (f"{device.id} is polled faster than it can answer: {len(times)} reads of "
+                          f"{max(ms for ms, _ in times):.0f} ms with {template.min_gap_ms:.0f} ms of rest after "
+                          f"each fill {busy:.0%} of its time; make poll_s at least {busy:.1f} times as long")))
+    total = sum(shares.values())
+    if total > _LOAD:
+        most = max(shares, key=lambda device: shares[device])
+        found.append((("devices",), (f"polls fill {total:.0%} of the wire's time, more than {_LOAD:.0%}: "
+                      f"{most} alone takes {shares[most]:.0%}; poll {total / _LOAD:.1f} times more seldom, raise the "
+                      "baud rate, or move devices to another wire")))
+    return found
+
+
+def _settings(serial: Serial) -> str:
+    return f"{serial.baud} 8{serial.parity[0].upper()}{serial.stop_bits}"

@@ -1,0 +1,280 @@
+"""The composition root: one configuration in, one running box out.
+
+Owns: which concrete class plays which part, and the wiring between them. Promises: everything that can be wrong with
+the set-up is said before a thread starts. Never: contains an `if` about data, does anything while the box runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+import drivers
+from drivers import strictyaml
+from drivers.pins import open_relay
+from gateway import config as site
+from gateway import control, status
+from gateway.clock import Clock
+from gateway.corridor import Corridor
+from gateway.detector import Detector, Scorer
+from gateway.inbox import Inbox
+from gateway.journal.journal import Journal, Recovered
+from gateway.journal.rows import decode, decode_events
+from gateway.judgement.detect.anomaly import Anomaly
+from gateway.judgement.pipeline import Pipeline
+from gateway.model import Command, Event, Row
+from gateway.outputs import Outputs
+from gateway.supervisor import Supervisor
+from gateway.uplink.profiles.default import Default
+from gateway.uplink.uplink import Sources, Uplink
+from gateway.worker import Fault, Worker
+
+log = logging.getLogger(__name__)
+
+WIRE_PATIENCE_S = 30.0
+"""The slowest exchange of the slowest line, and a tty that takes its time to open."""
+WRITER_PATIENCE_S = 300.0
+"""A disk may stall for minutes; nothing else waits for it."""
+UPLINK_PATIENCE_S = 60.0
+"""Name look-up, connect and TLS hand-shake, each bounded, one after another."""
+EX_CONFIG = 78
+"""sysexits.h: something was wrong with the configuration."""
+
+
+def new_id() -> str:
+    """Return an id that is never given again, on any box."""
+    return secrets.token_hex(8)
+
+
+class Box:
+    """Everything one configuration describes, wired up and not yet started.
+
+    `scorer` replaces the detector's scorer (a drill, a measurement, a test).
+    """
+
+    def __init__(self, path: Path, scorer: Scorer | None = None) -> None:
+        self.config = config = site.load(path)
+        self.clock = clock = Clock()
+        self._began_s = clock.now()
+        library = site.library(path)
+        found = {wire.id: drivers.find(wire.driver) for wire in config.wires}
+        infos = {f"{device}.{point}": info for wire in config.wires
+                 for device, points in found[wire.id].describe(wire, library).items() for point, info in points.items()}
+        self.pipeline = Pipeline(config, infos, new_id=new_id, now_s=clock.now())
+        self.journal = Journal(
+            config.journal.folder, config.journal.staging, config.gateway.id, boot=clock.door().boot, now=clock.now,
+            new_epoch=new_id, platforms=[p.id for p in config.platforms], commit_s=config.journal.commit_s,
+            max_bytes=config.journal.max_bytes)
+        self.recovered = self.journal.open()
+        ports: dict[str, Any] = {wire.id: getattr(wire, "port", "") for wire in config.wires}
+        opened = {o.id: partial(open_relay, ports[o.wire], o.pin, o.active) for o in config.outputs}
+        self.outputs = Outputs(config.outputs, _try_all(opened), clock.now, reopen=lambda output: opened[output]())
+        self.inbox = Inbox()
+        polls = _polls(config)
+        self.drivers = {wire.id: found[wire.id](wire, polls, library, clock.now) for wire in config.wires}
+        details = self.pipeline.infos()
+        self.detector = Detector(scorer or Anomaly(np.array([i.resolution for i in details]),
+                                                   np.array([i.counter for i in details])),
+                                 lambda scores: self.corridor.ask(partial(self.pipeline.scores, scores)), clock.now)
+        inventory = self.journal.adopt(self.pipeline.inventory())
+        self.corridor = Corridor(
+            self.inbox, self.pipeline, self.journal, inventory, follow=self.outputs.follow, door=clock.door,
+            submit={device.id: self.drivers[wire.id].submit for wire in config.wires
+                    for device in getattr(wire, "devices", ())},
+            feed=self.detector.feed if config.detector.enabled else lambda _: None,
+            lost=self._lost, each_second=self._each_second, now=clock.now)
+        self.uplinks = [self._uplink(platform, path.parent) for platform in config.platforms]
+        self.control = control.Control(config.control.socket, {"status": lambda _: self.status(),
+                                                               "command": self._command})
+        self.rooms = self._rooms()
+        self.workers = [worker for room in self.rooms.values() for worker in room]
+        self._resume(self.recovered)
+
+    # --- the threads
+
+    def _rooms(self) -> Mapping[str, list[Worker]]:
+        now = self.clock.now
+        return {
+            "outputs": [Worker("outputs", self.outputs.step, patience_s=5.0, gates=True, close=None, now=now,
+                               on_fault=self._tell_fault)],
+            "pipeline": [Worker("pipeline", self.corridor.step, patience_s=10.0, gates=True, now=now,
+                                on_fault=self._tell_fault)],
+            "detector": [Worker("detector", self.detector.step, patience_s=30.0, replace=False, now=now,
+                                on_fault=self._tell_fault)],
+            "writer": [Worker("writer", self._write, patience_s=WRITER_PATIENCE_S, replace=False, now=now,
+                              on_fault=self._tell_fault)],
+            "uplink": [Worker(f"uplink {u.platform.id}", u.step, patience_s=UPLINK_PATIENCE_S, close=u.close, now=now,
+                              on_fault=self._tell_fault) for u in self.uplinks],
+            "control": [Worker("control", self.control.step, patience_s=30.0, open=self.control.open,
+                               close=self.control.close, now=now, on_fault=self._tell_fault)],
+            "wire": [Worker(f"wire {wire}", partial(self._read, driver), patience_s=WIRE_PATIENCE_S, open=driver.open,
+                            close=driver.close, now=now, on_fault=partial(self._wire_fault, wire))
+                     for wire, driver in self.drivers.items()],
+        }
+
+    def _read(self, driver: drivers.Driver, timeout_s: float) -> None:
+        if scans := driver.read(timeout_s):
+            self.inbox.put(scans)
+
+    def _write(self, timeout_s: float) -> None:
+        self.journal.write(timeout_s)
+
+    def _wire_fault(self, wire: str, fault: Fault) -> None:
+        self.corridor.ask(partial(self.pipeline.link, wire, fault.kind == "recovered", fault.text))
+
+    def _tell_fault(self, fault: Fault) -> None:
+        self.corridor.tell([self._fact("box.recovered" if fault.kind == "recovered" else "box.fault",
+                                       f"线程 {fault.worker}：{fault.text}", f"thread {fault.worker}: {fault.text}",
+                                       worker=fault.worker, trouble=fault.kind)])
+
+    def _each_second(self) -> list[Event]:
+        self.outputs.fault(bool(self.outputs.faults()) or self.journal.health()["fault"] != ""
+                           or any(worker.state not in ("starting", "running") for worker in self.workers))
+        return self.clock.tick()
+
+    # --- facts about the box itself
+
+    def _fact(self, kind: str, zh: str, en: str, **why: Any) -> Event:
+        return Event(id=new_id(), kind=kind, t_ms=round(self.clock.now() * 1000), text_zh=zh, text_en=en, why=why)
+
+    def _lost(self, scans: int) -> Event:
+        return self._fact("journal.gap", f"来不及处理，丢弃 {scans} 次应答",
+                          f"{scans} answers came faster than they could be judged", count=scans, reason="overrun")
+
+    def _resume(self, found: Recovered) -> None:
+        """Carry on where the last process stopped: its latch sounds before the first new reading is taken."""
+        start = self._fact("box.start", "网关启动", "the gateway has started", version=metadata.version("mingluo"),
+                           epoch=found.epoch, reason=found.reason, replayed=found.replayed)
+        self.journal.record(self.clock.door(), self.corridor.inventory, None, [*found.events, start])
+        if found.latch is None:
+            return
+        outage_s = found.silent_s
+        if outage_s is None and found.alive_utc_ms is not None and self.clock.door().trust != "unset":
+            outage_s = max(0.0, (self.clock.utc_ms(round(self.clock.now() * 1000)) - found.alive_utc_ms) / 1000)
+        self.corridor.apply(self.pipeline.restore(found.latch, self.clock.now(), outage_s,
+                                                  same_boot=found.latch_same_boot))
+
+    # --- the county's side
+
+    def _uplink(self, platform: site.Platform, folder: Path) -> Uplink:
+        gateway = self.config.gateway
+        names = {point.id: point.name for watched in self.config.objects for point in watched.points}
+        return Uplink(platform, Default(gateway.root, gateway.id, names), Sources(
+            reader=self.journal.reader(platform.id), decode=_decode, present=lambda: self.corridor.present,
+            door=self.clock.door, birth=self._birth, health=self.status,
+            report=lambda kind, why: self.corridor.tell([self._fact(
+                kind, f"平台 {platform.id}", f"platform {platform.id}", platform=platform.id, **why)])),
+            site.secret(platform, folder), self.clock.now)
+
+    def _birth(self) -> dict[str, Any]:
+        return {"name": self.config.gateway.name, "version": metadata.version("mingluo"),
+                "objects": [{"object": o.id, "name": o.name, "hazard": o.hazard, "code": o.code, "service": o.service,
+                             "people": o.people, "position": o.position} for o in self.config.objects],
+                "promises": {"commit_s": self.config.journal.commit_s, "stored": False}}
+
+    # --- the installer's side
+
+    def status(self) -> dict[str, Any]:
+        """The whole document of `mingluo status`."""
+        gateway, door, now_s = self.config.gateway, self.clock.door(), self.clock.now()
+        return status.document({
+            "gateway": lambda: {"id": gateway.id, "name": gateway.name, "version": metadata.version("mingluo"),
+                                "epoch": self.journal.health()["epoch"], "pid": os.getpid(), "demo": self.config.demo,
+                                "uptime_s": round(now_s - self._began_s, 1)},
+            "clock": lambda: {"boot": door.boot, "trust": door.trust, "offset_ms": door.offset_ms,
+                              "error_ms": self.clock.error_ms, "utc_ms": self.clock.utc_ms(round(now_s * 1000))},
+            "objects": lambda: status.objects(self.corridor.present, round(now_s * 1000)),
+            "outputs": lambda: status.outputs(self.outputs.present()),
+            "wires": self._wires,
+            "platforms": lambda: [uplink.health() for uplink in self.uplinks],
+            "journal": self.journal.health,
+            "disk": lambda: status.disk([self.config.journal.folder, self.config.journal.staging]),
+            "workers": lambda: status.workers(self.workers),
+            "pipeline": lambda: {"scans": self.corridor.scans, "waiting": len(self.inbox),
+                                 "poisoned": self.pipeline.poisoned, "strangers": self.pipeline.strangers,
+                                 "detector_missed": self.detector.missed},
+        })
+
+    def _wires(self) -> list[dict[str, Any]]:
+        at = {worker.name: worker for worker in self.rooms["wire"]}
+        return [{"wire": wire.id, "driver": wire.driver, "port": getattr(wire, "port", ""),
+                 "state": at[f"wire {wire.id}"].state, "error": at[f"wire {wire.id}"].last_error,
+                 "devices": self.drivers[wire.id].health()} for wire in self.config.wires]
+
+    def _command(self, request: dict[str, Any]) -> control.Reply | control.Later:
+        answers: list[control.Reply] = []
+        asked = {key: value for key, value in request.items() if key not in ("do", "peer", "id")}
+        try:
+            command = msgspec.convert({**asked, "id": new_id()}, Command)
+        except msgspec.ValidationError as error:
+            return control.refusal(f"not a command: {error}", f"命令有误：{error}")
+        self.corridor.command(command, lambda reply: answers.append(
+            {"ok": reply.ok, "text_zh": reply.text_zh, "text_en": reply.text_en}))
+        return lambda: answers[0] if answers else None
+
+
+def _polls(config: site.Config) -> Mapping[str, Mapping[str, float]]:
+    """What to read and how often: device → point → poll_s, from the objects' points."""
+    polls: dict[str, dict[str, float]] = {}
+    for watched in config.objects:
+        for point in watched.points:
+            device, name = point.read.split(".")
+            polls.setdefault(device, {})[name] = point.poll_s
+    return polls
+
+
+def _try_all(opened: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
+    """Open what can be opened; an output that cannot is tried again while the box runs."""
+    relays = {}
+    for name, open_it in opened.items():
+        try:
+            relays[name] = open_it()
+        except drivers.LinkError as error:
+            log.error("output not opened output=%s error=%s", name, error)
+    return relays
+
+
+def _decode(row: Row) -> Any:
+    return (decode if row.lane == "data" else decode_events)(row.body)
+
+
+def metrics_of(box: Box) -> Callable[[], None]:
+    """Serve /metrics on the loopback when the configuration asks for it; return what ends it."""
+    port = box.config.control.metrics_port
+    if port is None:
+        return lambda: None
+    from gateway.metrics import serve  # prometheus-client is loaded only when wanted
+
+    return serve(port, box.status)
+
+
+def run(path: str, scorer: Scorer | None = None) -> int:
+    """Run the box of a configuration until it is told to stop; return the exit code."""
+    systemd = "JOURNAL_STREAM" in os.environ
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=(
+        "%(levelname)s %(name)s %(message)s" if systemd else "%(asctime)s %(levelname)s %(name)s %(message)s"))
+    try:
+        box = Box(Path(path), scorer)
+    except (strictyaml.Problems, drivers.SetupError) as error:
+        sys.stderr.write(f"{error}\n")
+        return EX_CONFIG
+    except BlockingIOError as error:
+        sys.stderr.write(f"{path}: another gateway is running on this journal: {error} (systemctl status mingluo)\n")
+        return 1
+    stop_metrics = metrics_of(box)
+    try:
+        return Supervisor(box.rooms).run()
+    finally:
+        stop_metrics()
+        box.outputs.close()
+        box.journal.close()

@@ -1,0 +1,189 @@
+"""Rows between the pipeline and the disk.
+
+Owns: the next numbers, the row that is still growing, the queue of what is not committed.
+Promises: a number is handed out once; a lane's rows leave in order of seq; bounded memory: past the bound the oldest
+data rows are given up, exactly counted, alarms and events never.
+Never: does I/O, locks (the journal does both around it).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from gateway.journal.rows import SAMPLE_BYTES, Part, encode, pack_events
+from gateway.journal.staging import Identity
+from gateway.journal.store import Gap, Stored
+from gateway.model import LANES, Door, Event, Lane, Row, Samples
+
+ROW_BYTES = 4096
+"""What a compressed data row should stay under: one flash page, one comfortable message."""
+_OFFSET_MS = 1000
+"""A wall clock that moved further than this is another header."""
+
+
+class Pending:
+    """One row that is not committed."""
+
+    __slots__ = ("base", "body", "count", "door", "epoch", "first_s", "inventory", "lane", "parts", "seq", "size")
+
+    def __init__(self, epoch: str, lane: Lane, seq: int, base: int, inventory: int, door: Door, first_s: float) -> None:
+        self.epoch, self.lane, self.seq, self.base = epoch, lane, seq, base
+        self.inventory, self.door, self.first_s = inventory, door, first_s
+        self.parts: list[bytes] = []
+        self.count = 0
+        self.size = 0
+        self.body: bytes | None = None
+
+    @property
+    def identity(self) -> Identity:
+        """(epoch, lane, seq)."""
+        return self.epoch, self.lane, self.seq
+
+    def grow(self, payload: bytes, count: int) -> Part:
+        """Add a payload; the part is what staging keeps of it."""
+        part = Part(self.epoch, self.lane, self.seq, len(self.parts), self.base, self.inventory, self.door, count,
+                    payload)
+        self.parts.append(payload)
+        self.count += count
+        self.size += len(payload)
+        return part
+
+    def staged(self) -> tuple[Part, ...]:
+        """All parts, to be staged again. Counts are only kept for the whole, so the first carries it."""
+        return tuple(Part(self.epoch, self.lane, self.seq, n, self.base, self.inventory, self.door,
+                          self.count if n == 0 else 0, payload) for n, payload in enumerate(self.parts))
+
+    def stored(self) -> Stored:
+        """The finished row; encoded once, also when the disk has to be asked again."""
+        if self.body is None:
+            self.body = encode(b"".join(self.parts), self.lane)
+        row = Row(epoch=self.epoch, lane=self.lane, seq=self.seq, inventory=self.inventory, door=self.door,
+                  count=self.count, body=self.body)
+        return Stored(row, self.base + self.count)
+
+
+def _differs(old: Door, new: Door) -> bool:
+    return old.boot != new.boot or old.trust != new.trust or abs(old.offset_ms - new.offset_ms) > _OFFSET_MS
+
+
+class Intake:
+    """Numbers, the growing row, the queues."""
+
+    def __init__(self, epoch: str) -> None:
+        self.epoch = epoch
+        self.next: dict[Lane, int] = dict.fromkeys(LANES, 1)
+        self.total: dict[Lane, int] = dict.fromkeys(LANES, 0)
+        self.growing: Pending | None = None
+        self.urgent: deque[Pending] = deque()
+        self.data: deque[Pending] = deque()
+        self.bytes = 0
+        """Payload bytes of all of them."""
+        self._most = 300
+
+    def _new(self, lane: Lane, inventory: int, door: Door, at_s: float) -> Pending:
+        row = Pending(self.epoch, lane, self.next[lane], self.total[lane], inventory, door, at_s)
+        self.next[lane] += 1
+        return row
+
+    def add_samples(self, door: Door, inventory: int, samples: Samples, at_s: float) -> list[Part]:
+        """Let the data row grow; closes it where header or size ask for it."""
+        parts = []
+        row = self.growing
+        if row is not None and (row.inventory != inventory or (row.door is not door and _differs(row.door, door))):
+            self.close()
+            row = None
+        raw = samples.tobytes()
+        at = 0
+        while at < len(raw):
+            if row is None:
+                row = self.growing = self._new("data", inventory, door, at_s)
+            end = at + max(1, self._most - row.count) * SAMPLE_BYTES
+            piece = raw if at == 0 and end >= len(raw) else raw[at:end]
+            count = len(piece) // SAMPLE_BYTES
+            parts.append(row.grow(piece, count))
+            self.total["data"] += count
+            at += len(piece)
+            if row.count >= self._most:
+                self.close()
+                row = None
+        self.bytes += len(raw)
+        return parts
+
+    def add_events(self, door: Door, inventory: int, lane: Lane, events: Sequence[Event], at_s: float) -> Part:
+        """One closed row of events."""
+        row = self._new(lane, inventory, door, at_s)
+        part = row.grow(pack_events(events), len(events))
+        self.total[lane] += len(events)
+        self.bytes += row.size
+        self.urgent.append(row)
+        return part
+
+    def close(self) -> None:
+        """The growing row is full, old enough, or its header no longer holds."""
+        if self.growing is not None:
+            self.data.append(self.growing)
+            self.growing = None
+
+    def oldest_s(self) -> float | None:
+        """When the oldest uncommitted reading came."""
+        row = self.data[0] if self.data else self.growing
+        return row.first_s if row is not None else None
+
+    def take(self, most_bytes: int) -> list[Pending]:
+        """All alarms and events, and data rows up to `most_bytes`."""
+        out = list(self.urgent)
+        self.urgent.clear()
+        size = 0
+        while self.data and size < most_bytes:
+            row = self.data.popleft()
+            size += row.size
+            out.append(row)
+        return out
+
+    def put_back(self, rows: list[Pending]) -> None:
+        """The disk did not take them: they are next again."""
+        self.urgent.extendleft(reversed([row for row in rows if row.lane != "data"]))
+        self.data.extendleft(reversed([row for row in rows if row.lane == "data"]))
+
+    def done(self, rows: list[Pending]) -> None:
+        """Committed. Learns how small readings compress, so that the next row fits ROW_BYTES."""
+        for row in rows:
+            self.bytes -= row.size
+        data = [row for row in rows if row.lane == "data" and row.body]
+        if data:
+            worst = max(len(row.body or b"") / row.count for row in data if row.count)
+            self._most = max(100, min(1024, int(ROW_BYTES * 0.9 / max(worst, 1.0))))
+
+    def shed(self, most_bytes: int) -> list[tuple[Pending, Gap]]:
+        """Give up the oldest data rows that are not in the writer's hands, down to the bound."""
+        out = []
+        while self.bytes > most_bytes and self.data:
+            row = self.data.popleft()
+            self.bytes -= row.size
+            out.append((row, Gap(row.epoch, row.lane, row.seq, row.seq, row.count, "overload")))
+        return out
+
+    def waiting(self) -> Iterator[Pending]:
+        """Every row that is not in the writer's hands."""
+        yield from self.urgent
+        yield from self.data
+        if self.growing is not None:
+            yield self.growing
+
+    def empty(self) -> bool:
+        """Nothing waits."""
+        return not (self.urgent or self.data or self.growing)
+
+
+def merge(gaps: list[Gap], new: Any) -> None:
+    """Add gaps, joining neighbours."""
+    for gap in new:
+        for at, old in enumerate(gaps):
+            if (old.epoch, old.lane, old.reason) == (gap.epoch, gap.lane, gap.reason) and old.last + 1 == gap.first:
+                count = None if old.count is None or gap.count is None else old.count + gap.count
+                gaps[at] = Gap(old.epoch, old.lane, old.first, gap.last, count, old.reason)
+                break
+        else:
+            gaps.append(gap)

@@ -1,0 +1,188 @@
+"""The journal as one platform sees it.
+
+Owns: a reading connection, opened in the thread that uses it. Promises: shows committed rows only, in the order of
+epochs and seqs; every read ends its transaction at once, so the write-ahead log can shrink; a damaged row is never
+given out. Never: writes, blocks the writer.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from gateway.journal.cursors import Cursor
+from gateway.journal.store import COLUMNS, Extent, Stream, is_damage, key_of, row_of
+from gateway.model import LANES, Inventory, Lane, Row
+
+if TYPE_CHECKING:
+    from gateway.journal.journal import Journal
+
+log = logging.getLogger(__name__)
+
+_SPAN = f"SELECT {COLUMNS} FROM rows WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"  # noqa: S608
+_TOTAL = "SELECT total, count FROM rows WHERE id = ?"
+_FETCH = 32
+
+
+class Backlog(Struct, frozen=True):
+    """What a platform has not settled."""
+
+    rows: int
+    records: int
+    """Readings and events in those rows."""
+    data_rows: int
+    oldest: tuple[str, Lane, int] | None
+
+
+class Reader:
+    """One per platform and thread. Get it from `Journal.reader`."""
+
+    def __init__(self, journal: Journal, platform: str) -> None:
+        self.platform = platform
+        self._journal = journal
+        self._connection: sqlite3.Connection | None = None
+        self._generation = -1
+        self._seen = -1
+
+    def heads(self) -> dict[Stream, int]:
+        """Last committed seq of every stream that has rows."""
+        return {stream: extent.next - 1 for stream, extent in self._journal.extents().items()}
+
+    def pending(self, lanes: Sequence[Lane] = LANES, *, after: Mapping[Stream, int] | None = None,
+                until: Mapping[Stream, int] | None = None, epoch: str | None = None, max_bytes: int = 1 << 20,
+                limit: int = 100) -> list[Row]:
+        """Committed rows this platform has not settled: lane by lane as asked, then oldest epoch first, seq ascending.
+
+        Args:
+            lanes: which lanes, in which order.
+            after: of these streams only rows above the given seq (what is in flight already).
+            until: of these streams only rows up to the given seq (where backlog ends and live begins).
+            epoch: only this epoch.
+            max_bytes: stop when the bodies exceed this; at least one row is given.
+            limit: at most this many rows.
+        """
+        self._seen = self._journal.commits
+        out: list[Row] = []
+        room = max_bytes
+        extents = self._journal.extents()
+        for lane in lanes:
+            for stream in self._journal.aged(extents, lane):
+                if epoch not in (None, stream[0]):
+                    continue
+                extent = extents[stream]
+                first = max(extent.oldest, (after or {}).get(stream, 0) + 1)
+                last = min(extent.next - 1, (until or {}).get(stream, extent.next))
+                for row in self._unsettled(stream, first, last, limit - len(out), room):
+                    out.append(row)
+                    room -= len(row.body)
+                if len(out) >= limit or room <= 0:
+                    return out
+        return out
+
+    def _unsettled(self, stream: Stream, first: int, last: int, limit: int, room: int) -> list[Row]:
+        out: list[Row] = []
+        for a, b in self._journal.missing(self.platform, stream, first, last):
+            at = a
+            while at <= b and len(out) < limit and room > 0:
+                found = self._span(stream, at, b, min(_FETCH, limit - len(out)))
+                for seq, row in found:
+                    at = seq + 1
+                    if row is None:
+                        self._journal.damaged(stream, seq)
+                    elif room > 0:
+                        out.append(row)
+                        room -= len(row.body)
+                if len(found) < _FETCH:
+                    break
+            if len(out) >= limit or room <= 0:
+                break
+        return out
+
+    def _span(self, stream: Stream, first: int, last: int, limit: int) -> list[tuple[int, Row | None]]:
+        number = self._journal.number(stream[0])
+        if number is None:
+            return []
+        records = self._query(_SPAN, (key_of(number, stream[1], first), key_of(number, stream[1], last), limit))
+        out: list[tuple[int, Row | None]] = []
+        for record in records:
+            stored = row_of(record)
+            out.append((record[0] & ((1 << 40) - 1), stored.row if stored else None))
+        return out
+
+    def _query(self, query: str, values: Iterable[Any]) -> list[Any]:
+        generation = self._journal.generation
+        try:
+            if self._connection is None or self._generation != generation:
+                self.close()
+                path = self._journal.path
+                if not path.exists():
+                    return []
+                self._connection = sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False)
+                self._connection.execute("PRAGMA query_only = ON")
+                self._connection.execute("PRAGMA cache_size = -256")
+                self._generation = generation
+            # All rows at once: a cursor left half read would hold the write-ahead log.
+            return self._connection.execute(query, tuple(values)).fetchall()
+        except sqlite3.Error as error:
+            log.warning("journal read failed platform=%s error=%s", self.platform, error)
+            self.close()
+            if is_damage(error):
+                self._journal.suspect(str(error))
+            return []
+
+    def row(self, epoch: str, lane: Lane, seq: int) -> Row | None:
+        """One committed row, settled or not; None when it is not kept (any more)."""
+        found = self._span((epoch, lane), seq, seq, 1)
+        return found[0][1] if found else None
+
+    def wait(self, timeout_s: float) -> bool:
+        """Sleep until something was committed since the last `pending`, or for `timeout_s`."""
+        return self._journal.wait_commit(self._seen, timeout_s)
+
+    def settle(self, epoch: str, lane: Lane, seqs: Iterable[int]) -> None:
+        """The platform has these rows."""
+        self._journal.settle(self.platform, epoch, lane, seqs)
+
+    def inventory(self, n: int) -> Inventory | None:
+        """The inventory a row names."""
+        return self._journal.inventory(n)
+
+    def inventories(self) -> list[int]:
+        """Numbers of all inventories that rows or the present need."""
+        return self._journal.inventory_numbers()
+
+    def backlog(self) -> Backlog:
+        """Count what is not settled; the number of Records is exact up to rows that were lost."""
+        rows = records = data = 0
+        oldest: tuple[str, Lane, int] | None = None
+        extents = self._journal.extents()
+        for lane in reversed(LANES):
+            for stream in self._journal.aged(extents, lane):
+                extent = extents[stream]
+                for a, b in self._journal.missing(self.platform, stream, extent.oldest, extent.next - 1):
+                    oldest = oldest or (stream[0], lane, a)
+                    rows += b - a + 1
+                    data += (b - a + 1) * (lane == "data")
+                    records += self._between(stream, extent, a, b)
+        return Backlog(rows, records, data, oldest)
+
+    def _between(self, stream: Stream, extent: Extent, first: int, last: int) -> int:
+        number = self._journal.number(stream[0])
+        if number is None:
+            return 0
+        begin = self._query(_TOTAL, (key_of(number, stream[1], first),))
+        end = self._query(_TOTAL, (key_of(number, stream[1], last),)) if last < extent.next - 1 else [(extent.total, 0)]
+        return int(end[0][0] - begin[0][0] + begin[0][1]) if begin and end else 0
+
+    def close(self) -> None:
+        """Close the reading connection; the next read opens it again."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+__all__ = ["Backlog", "Cursor", "Reader"]

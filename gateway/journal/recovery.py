@@ -1,0 +1,116 @@
+"""What a start makes of the two files it finds: the staging folder and the journal.
+
+Owns: the decision whether numbering may go on, and which staged rows are still to be committed.
+Promises: an identity that may have left the box never gets other content; what was staged and not committed comes
+back under its own identity; every hole is counted. Never: does I/O, reads a clock.
+
+Numbering goes on only when continuity is proven: the staging folder of the same boot names the journal's epoch and its
+last commit. A journal that is new, restored, copied from another box or salvaged cannot know that number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from gateway.journal.intake import Intake, Pending
+from gateway.journal.rows import Part
+from gateway.journal.staging import Found, Identity, Latch
+from gateway.journal.store import Epoch, Extent, Gap, State, Stream
+from gateway.model import Lane
+
+REASONS = {
+    "first": ("首次启动，开始新的编号", "first start: numbering begins"),
+    "boot": ("设备重新上电或重启系统，开始新的编号", "the box was rebooted: new numbering"),
+    "staging_missing": ("暂存区丢失，开始新的编号", "the staging folder is gone: new numbering"),
+    "journal_missing": ("日志库文件丢失，开始新的编号", "the journal file is gone: new numbering"),
+    "journal_differs": ("日志库不是上次使用的那个（恢复或复制而来），开始新的编号",
+                        "the journal is not the one last used (restored or copied): new numbering"),
+    "salvaged": ("日志库损坏，已抢救可读部分，开始新的编号",
+                 "the journal was damaged; what could be read was kept: new numbering"),
+    "unreachable": ("日志库无法打开，暂存于内存，开始新的编号",
+                    "the journal cannot be opened; kept in memory: new numbering"),
+    "renamed": ("网关编号已更改，开始新的编号", "the gateway has another id: new numbering"),
+}
+
+
+class Plan(Struct):
+    """How to go on."""
+
+    intake: Intake
+    reason: str
+    """Why there is a new epoch; empty when numbering goes on."""
+    rows: list[Pending]
+    """Staged and not committed, in order."""
+    done: list[Identity]
+    """Staged and committed, or unusable."""
+    gaps: list[Gap]
+    latch: Latch | None
+
+
+def proven(found: Found, state: State, epochs: Mapping[str, Epoch], gateway: str, boot: str) -> bool:
+    """Whether this journal is the very one the staging folder belongs to."""
+    head = found.head
+    if head is None or head.boot != boot or head.gateway != gateway:
+        return False
+    if head.epoch not in epochs:
+        return found.commit == state.commit  # nothing of this epoch was ever committed
+    # The process may have died between the commit and its mark.
+    return state.epoch == head.epoch and state.commit in (found.commit, found.commit + 1)
+
+
+def _reason(found: Found, state: State, gateway: str, boot: str) -> str:
+    head = found.head
+    if state.commit == 0:
+        return "journal_missing" if head is not None and found.commit else "first"
+    if gateway != state.gateway:
+        return "renamed"
+    if state.boot != boot or (head is not None and head.boot != boot):
+        return "boot"
+    return "staging_missing" if head is None else "journal_differs"
+
+
+def plan(found: Found, state: State, extents: Mapping[Stream, Extent], epochs: Mapping[str, Epoch], *, gateway: str,
+         boot: str, fresh: str, trouble: str, at_s: float) -> Plan:
+    """Decide. `fresh` is the new epoch should one be needed; `trouble` a reason the caller knows already, or empty."""
+    same = not trouble and proven(found, state, epochs, gateway, boot)
+    intake = Intake(found.head.epoch if same and found.head else fresh)
+    reason = "" if same else trouble or _reason(found, state, gateway, boot)
+    rows: list[Pending] = []
+    done: list[Identity] = []
+    gaps: list[Gap] = []
+    ahead: dict[Stream, tuple[int, int]] = {s: (e.next, e.total) for s, e in extents.items()}
+    grouped: dict[Identity, dict[int, Part]] = {}
+    for _, part in found.parts:
+        grouped.setdefault((part.epoch, part.lane, part.seq), {}).setdefault(part.part, part)
+    for identity in sorted(grouped, key=lambda i: i[2]):
+        parts = [grouped[identity][n] for n in sorted(grouped[identity])]
+        first = parts[0]
+        stream: Stream = (first.epoch, first.lane)
+        seq, total = ahead.get(stream, (1, 0))
+        whole = first.part == 0 and (same or parts[-1].part == len(parts) - 1)
+        if first.seq < seq or not whole:
+            done.append(identity)
+            continue
+        if first.seq > seq:
+            gaps.append(Gap(first.epoch, first.lane, seq, first.seq - 1, max(0, first.base - total),
+                            "overload" if same else "journal_lost"))
+        row = Pending(first.epoch, first.lane, first.seq, first.base, first.inventory, first.door, at_s)
+        for part in parts:
+            row.grow(part.payload, part.count)
+        rows.append(row)
+        ahead[stream] = (first.seq + 1, first.base + row.count)
+    for (epoch, lane), (seq, total) in ahead.items():
+        if epoch == intake.epoch:
+            intake.next[lane], intake.total[lane] = seq, total
+    _return(intake, rows)
+    recent = found.head is not None and found.head.gateway == gateway and found.head.boot in (boot, state.boot)
+    return Plan(intake, reason, rows, done, gaps, found.latch if recent else state.latch)
+
+
+def _return(intake: Intake, rows: list[Pending]) -> None:
+    for row in rows:
+        lane: Lane = row.lane
+        (intake.data if lane == "data" else intake.urgent).append(row)
+        intake.bytes += row.size

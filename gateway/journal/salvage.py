@@ -1,0 +1,232 @@
+"""What can still be read of a damaged journal.
+
+Owns: the search through a broken file. Promises: returns only rows whose checksum holds; reads around damaged pages
+from both ends and by single look-ups between; replaces an unreadable first page by that of an empty journal (same
+schema, same root pages). Never: refuses, raises for what the file contains.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gateway.journal.cursors import Cursor
+from gateway.journal.store import (
+    COLUMNS,
+    PAGE_BYTES,
+    Epoch,
+    Extent,
+    Gap,
+    State,
+    Store,
+    Stream,
+    key_of,
+    lane_seq,
+    row_of,
+)
+from gateway.model import LANES, Inventory
+
+log = logging.getLogger(__name__)
+
+_ONE = f"SELECT {COLUMNS} FROM rows WHERE id = ?"  # noqa: S608
+_UP = f"SELECT {COLUMNS} FROM rows WHERE id > ? AND id < ? ORDER BY id LIMIT ?"  # noqa: S608
+_DOWN = f"SELECT {COLUMNS} FROM rows WHERE id > ? AND id < ? ORDER BY id DESC LIMIT ?"  # noqa: S608
+_CHUNK = 100
+_PROBES = 2_000_000
+"""Single look-ups at most: bounds the time spent on a file whose marks are nonsense."""
+
+
+Record = tuple[Any, ...]
+"""A row as SQLite gives it, in the order of COLUMNS."""
+
+
+class _Wreck:
+    """What was found: the state table as far as it could be read, and which rows."""
+
+    def __init__(self) -> None:
+        self.state = State()
+        self.epochs: dict[str, Epoch] = {}
+        self.claimed: dict[Stream, Extent] = {}
+        """What the file said it held."""
+        self.extents: dict[Stream, Extent] = {}
+        """What was found."""
+        self.cursors: dict[tuple[str, Stream], tuple[int, list[tuple[int, int]]]] = {}
+        self.inventories: dict[int, Inventory] = {}
+        self.seen: dict[Stream, Cursor] = {}
+        self.rows = 0
+
+    def take(self, record: Record) -> bool:
+        """Whether the row is whole and new."""
+        stored = row_of(record)
+        if stored is None:
+            return False
+        row, stream = stored.row, (stored.row.epoch, stored.row.lane)
+        if self.seen.setdefault(stream, Cursor()).has(row.seq):
+            return False
+        self.seen[stream].add(row.seq, row.seq)
+        number = lane_seq(record[0])[0]
+        if self.epochs.setdefault(row.epoch, Epoch(number, "salvaged", ())).number != number:
+            return False
+        epoch = self.epochs[row.epoch]
+        if row.inventory and row.inventory not in epoch.inventories:
+            self.epochs[row.epoch] = Epoch(number, epoch.reason, (*epoch.inventories, row.inventory))
+        claimed = self.claimed.get(stream, Extent())
+        old = self.extents.get(stream, Extent(row.seq, claimed.next, 0, 0, claimed.total))
+        self.extents[stream] = Extent(min(old.oldest, row.seq), max(old.next, row.seq + 1), old.rows + 1,
+                                      old.bytes + len(row.body), max(old.total, stored.total))
+        self.rows += 1
+        return True
+
+    def expected(self) -> dict[Stream, tuple[int, int]]:
+        """First and last row each stream should have."""
+        out = {}
+        for stream in {*self.seen, *self.claimed}:
+            found, claimed = self.extents.get(stream), self.claimed.get(stream)
+            last = max(found.next if found else 1, claimed.next if claimed else 1) - 1
+            first = claimed.oldest if claimed and 0 < claimed.oldest <= last else found.oldest if found else 1
+            out[stream] = (first, last)
+        return out
+
+    def holes(self) -> list[Gap]:
+        """What should have been there and was not found."""
+        out: list[Gap] = []
+        for (epoch, lane), (first, last) in sorted(self.expected().items()):
+            missing = self.seen.get((epoch, lane), Cursor()).missing(first, last)
+            out += [Gap(epoch, lane, a, b, None, "damaged") for a, b in missing]
+        return out
+
+
+def _each(connection: sqlite3.Connection, query: str) -> Iterator[tuple[object, bytes]]:
+    with suppress(sqlite3.Error):
+        cursor = connection.execute(query)
+        while (pair := cursor.fetchone()) is not None:
+            yield pair
+
+
+def _read_state(connection: sqlite3.Connection, wreck: _Wreck) -> None:
+    decode = msgspec.msgpack.decode
+    for key, value in _each(connection, "SELECT key, value FROM state"):
+        with suppress(msgspec.MsgspecError, ValueError, TypeError, AttributeError):
+            kind, _, rest = str(key).partition("/")
+            if kind == "state":
+                wreck.state = decode(value, type=State)
+            elif kind == "epoch":
+                wreck.epochs[rest] = decode(value, type=Epoch)
+            elif kind == "extent":
+                epoch, lane = rest.split("/")
+                if lane in LANES:
+                    wreck.claimed[epoch, lane] = decode(value, type=Extent)
+            elif kind == "cursor":
+                epoch, lane, platform = rest.split("/", 2)
+                if lane in LANES:
+                    wreck.cursors[platform, (epoch, lane)] = decode(value, type=tuple[int, list[tuple[int, int]]])
+    for _, body in _each(connection, "SELECT n, body FROM inventories"):
+        with suppress(msgspec.MsgspecError, TypeError):
+            inventory = decode(body, type=Inventory)
+            wreck.inventories[inventory.n] = inventory
+
+
+def _ends(connection: sqlite3.Connection) -> Iterator[Record]:
+    """Rows from the front until damage, then from the back until damage."""
+    front, back = -1, 1 << 62
+    for ascending in (True, False):
+        size = _CHUNK
+        while True:
+            try:
+                records = connection.execute(_UP if ascending else _DOWN, (front, back, size)).fetchall()
+            except sqlite3.Error:
+                if size == 1:
+                    break
+                size = 1  # up to the last row before the damage
+                continue
+            if not records:
+                break
+            yield from records
+            if ascending:
+                front = max(r[0] for r in records)
+            else:
+                back = min(r[0] for r in records)
+
+
+def _between(connection: sqlite3.Connection, wreck: _Wreck) -> Iterator[Record]:
+    """Single look-ups for every row that should be there and was not found from the ends."""
+    left = _PROBES
+    for stream, (first, last) in wreck.expected().items():
+        number = wreck.epochs[stream[0]].number if stream[0] in wreck.epochs else None
+        if number is None:
+            continue
+        for a, b in list(wreck.seen.get(stream, Cursor()).missing(first, last)):
+            for seq in range(a, b + 1):
+                left -= 1
+                if left < 0:
+                    return
+                with suppress(sqlite3.Error):
+                    record = connection.execute(_ONE, (key_of(number, stream[1], seq),)).fetchone()
+                    if record:
+                        yield record
+
+
+def _readable(path: Path) -> bool:
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("SELECT id FROM rows ORDER BY id LIMIT 1").fetchone()
+            connection.execute("SELECT key FROM state LIMIT 1").fetchone()
+    except sqlite3.Error:
+        return False
+    return True
+
+
+def _lend_first_page(path: Path) -> None:
+    """Put the first page of an empty journal on the file; SQLite then takes the page count from the file's length."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        empty = Path(folder) / "empty.sqlite"
+        Store(empty, 1 << 20).close()
+        page = bytearray(empty.read_bytes()[:PAGE_BYTES])
+    page[28:32] = max(1, path.stat().st_size // PAGE_BYTES).to_bytes(4, "big")
+    page[32:40] = bytes(8)  # no free list: what hung there is of no interest
+    with path.open("r+b") as file:
+        file.write(page)
+
+
+def salvage(wreck_path: Path, new: Store, expected: Mapping[Stream, Extent]) -> tuple[int, list[Gap]]:
+    """Carry over into the empty `new` what can be read of `wreck_path`.
+
+    `expected` is what the caller knows to have been committed, better than the file itself; may be empty.
+
+    Returns the number of rows kept, and what is known to be missing among the rows the file should have held.
+
+    Raises:
+        sqlite3.Error, OSError: only for what happens to the new file.
+    """
+    wreck = _Wreck()
+    if not wreck_path.exists():
+        return 0, []
+    if not _readable(wreck_path):
+        try:
+            _lend_first_page(wreck_path)
+        except (OSError, sqlite3.Error) as error:
+            log.warning("journal salvage path=%s first_page=not_replaced error=%s", wreck_path, error)
+    with closing(sqlite3.connect(wreck_path, isolation_level=None)) as connection:
+        connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
+        with suppress(sqlite3.Error):
+            connection.execute("PRAGMA query_only = ON")
+        _read_state(connection, wreck)
+        wreck.claimed.update(expected)
+        batch: list[Record] = []
+        for record in chain(_ends(connection), _between(connection, wreck)):
+            if wreck.take(record):
+                batch.append(record)
+                if len(batch) >= _CHUNK:
+                    new.transplant(batch)
+                    batch = []
+        new.transplant(batch)
+    new.graft(wreck.state, wreck.epochs, wreck.extents, wreck.cursors, wreck.inventories)
+    return wreck.rows, wreck.holes()

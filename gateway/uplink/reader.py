@@ -1,0 +1,63 @@
+"""What the uplink needs from whoever keeps the rows.
+
+Owns: the seam between what is kept and what is told. Promises: nothing; it is a shape. Never: knows files or topics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from gateway.model import Event, Inventory, Lane, Row, Samples
+
+Decoded = Samples | list[Event]
+"""What a row says: Samples for the data lane, a list of Event for the others."""
+
+Stream = tuple[str, Lane]
+"""(epoch, lane): the thing sequence numbers run in."""
+
+
+class Backlog(Protocol):
+    """What is committed and not settled."""
+
+    @property
+    def rows(self) -> int:
+        """Rows."""
+        ...
+
+    @property
+    def records(self) -> int:
+        """Readings and events in them."""
+        ...
+
+
+class Reader(Protocol):
+    """The rows of one platform, as the uplink's thread sees them."""
+
+    def heads(self) -> Mapping[Stream, int]:
+        """Last committed seq of every stream that has rows."""
+        ...
+
+    def pending(self, lanes: Sequence[Lane] = ..., *, after: Mapping[Stream, int] | None = None,
+                until: Mapping[Stream, int] | None = None, limit: int = 100) -> list[Row]:
+        """Committed rows that are not settled, lane by lane, oldest epoch first, seq ascending.
+
+        `after`: of these streams only rows above the seq. `until`: of these streams only rows up to the seq.
+        """
+        ...
+
+    def settle(self, epoch: str, lane: Lane, seqs: Iterable[int]) -> None:
+        """The platform has these; `pending` never gives them again."""
+        ...
+
+    def wait(self, timeout_s: float) -> bool:
+        """Sleep until something was committed since the last `pending`; True when there was."""
+        ...
+
+    def inventory(self, n: int) -> Inventory | None:
+        """The meaning of a row's point numbers; None when nobody knows it any more."""
+        ...
+
+    def backlog(self) -> Backlog:
+        """Count what is not settled."""
+        ...

@@ -1,0 +1,180 @@
+"""One ascending walk over the unsettled rows of a lane.
+
+Owns: how far this connection has come in one topic's worth of rows, and what was refused on the way. Promises: rows
+leave in ascending order, whole, each once a connection unless refused; a message covers consecutive seqs of one epoch,
+inventory, boot and trust, so that `covers` never hides a gap. Never: does I/O but through the Reader, deletes a row.
+
+A refusal stops the walk: then one message at a time, later and later, first the refused rows alone and new ones in
+turn. Only a row that was refused alone three times while others passed is at fault itself; it is handed back to be set
+aside. A refusal of everything (rights, quota) keeps everything.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+
+from msgspec import Struct
+
+from gateway.model import Lane, Row
+from gateway.uplink.reader import Reader, Stream
+
+PAGE = 64
+TRIES = 3
+_RETRY_S = (1.0, 60.0)
+_RIGHTS = frozenset({0x87, 0x97})
+"""Not authorised, quota exceeded: never the row's fault."""
+
+Key = tuple[str, Lane, int]
+
+
+class Batch(Struct, frozen=True):
+    """One message in the making."""
+
+    walk: Walk
+    rows: tuple[Row, ...]
+    parts: tuple[bytes, ...]
+    retried: bool = False
+
+
+class Verdict(Struct):
+    """What is known against a row."""
+
+    tries: int
+    passed: int
+    """How many messages of the walk had passed when it was last refused."""
+
+
+class Walk:
+    """`lane` says which rows, `topic` where they go, `share` how many messages may be in flight."""
+
+    def __init__(self, lane: Lane, topic: str, share: int) -> None:
+        self.lane, self.topic, self.share = lane, topic, share
+        self.flying = 0
+        self.blocked = False
+        """The last answer was a refusal."""
+        self.retry_s = 0.0
+        self._after: dict[Stream, int] = {}
+        self._until: Mapping[Stream, int] | None = None
+        self._page: deque[Row] = deque()
+        self._next: tuple[Row, bytes] | None = None
+        self._fresh = True
+        self._refused: deque[Row] = deque()
+        self._delay_s = 0.0
+        self._turn = False
+        self._passed = 0
+        self._verdicts: dict[Key, Verdict] = {}
+
+    def restart(self, after: Mapping[Stream, int], until: Mapping[Stream, int] | None = None) -> None:
+        """Begin again for a new connection, above `after`; with `until` only streams named there, up to their seq."""
+        self._after, self._until = dict(after), until
+        self._page.clear()
+        self._refused.clear()
+        self._next, self._fresh, self.flying = None, True, 0
+        self.blocked, self._delay_s = False, 0.0
+
+    def committed(self) -> None:
+        """There may be more than last time."""
+        self._fresh = True
+
+    def idle(self) -> bool:
+        """Whether nothing is left to send or to be answered, as far as this walk has looked."""
+        return not (self.flying or self._page or self._next or self._fresh or self._refused)
+
+    def take(self, reader: Reader, encode: Callable[[Row], bytes], limit_bytes: int, now_s: float) -> Batch | None:
+        """The next message, or None when it has nothing to say now.
+
+        `encode` raises ValueError for a row that cannot be read; such a row is handed out with an empty part.
+        """
+        if self.flying >= (1 if self.blocked else self.share) or (self.blocked and now_s < self.retry_s):
+            return None
+        if self._refused and now_s >= self.retry_s and (not self.blocked or self._turn or not self._more(reader)):
+            self._turn = False
+            row = self._refused.popleft()
+            self.flying += 1
+            return Batch(self, (row,), (_encoded(encode, row),), retried=True)
+        self._turn = True
+        rows: list[Row] = []
+        parts: list[bytes] = []
+        size = 0
+        while self._more(reader):
+            row, part = self._look(encode)
+            if rows and (not part or not _follows(rows[-1], row) or size + len(part) > limit_bytes):
+                break
+            rows.append(row)
+            parts.append(part)
+            size += len(part) + 1
+            self._next = None
+            if not part:
+                break
+        if not rows:
+            return None
+        self.flying += 1
+        return Batch(self, tuple(rows), tuple(parts))
+
+    def _more(self, reader: Reader) -> bool:
+        if self._next is not None or self._page:
+            return True
+        if not self._fresh:
+            return False
+        found = reader.pending((self.lane,), after=self._after, until=self._until, limit=PAGE)
+        self._fresh = len(found) >= PAGE
+        for row in found:
+            stream = (row.epoch, row.lane)
+            if self._until is not None and stream not in self._until:
+                self._fresh = False  # an epoch born after `until` was drawn; the live walk has it
+                break
+            self._after[stream] = row.seq
+            self._page.append(row)
+        return bool(self._page)
+
+    def _look(self, encode: Callable[[Row], bytes]) -> tuple[Row, bytes]:
+        if self._next is None:
+            row = self._page.popleft()
+            self._next = (row, _encoded(encode, row))
+        return self._next
+
+    def accept(self, batch: Batch) -> None:
+        """The platform has it."""
+        self.flying -= 1
+        self._passed += 1
+        self.blocked, self._delay_s = False, 0.0
+        for row in batch.rows if self._verdicts else ():
+            self._verdicts.pop(_key(row), None)
+
+    def refuse(self, batch: Batch, code: int, now_s: float) -> Row | None:
+        """The platform said no. Returns the row when it alone is to blame and should be set aside."""
+        self.flying -= 1
+        self.blocked = True
+        self._delay_s = min(_RETRY_S[1], max(_RETRY_S[0], self._delay_s * 2))
+        self.retry_s = now_s + self._delay_s
+        if len(batch.rows) == 1 and code not in _RIGHTS:
+            row = batch.rows[0]
+            verdict = self._verdicts.setdefault(_key(row), Verdict(0, -1))
+            if self._passed > verdict.passed:
+                verdict.tries, verdict.passed = verdict.tries + 1, self._passed
+            if verdict.tries >= TRIES:
+                del self._verdicts[_key(row)]
+                return row
+        self._refused.extend(batch.rows)
+        return None
+
+    def drop(self) -> None:
+        """A batch was dealt with without being sent."""
+        self.flying -= 1
+
+
+def _key(row: Row) -> Key:
+    return row.epoch, row.lane, row.seq
+
+
+def _encoded(encode: Callable[[Row], bytes], row: Row) -> bytes:
+    try:
+        return encode(row)
+    except ValueError:
+        return b""
+
+
+def _follows(row: Row, after: Row) -> bool:
+    return (after.seq == row.seq + 1 and after.epoch == row.epoch and after.inventory == row.inventory
+            and after.door.boot == row.door.boot and after.door.trust == row.door.trust)

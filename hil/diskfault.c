@@ -1,0 +1,115 @@
+/* LD_PRELOAD shim: a disk that is slow, stalled, full or failing, for every path below a prefix.
+ *
+ * Environment: DISKFAULT_PREFIX (absolute path), DISKFAULT_CONTROL (a small file, read again before each call):
+ *   ok                nothing happens
+ *   delay SECONDS     fsync and fdatasync take that much longer
+ *   stall             writes and syncs wait until the file says something else
+ *   full              writes and growing truncates fail with ENOSPC
+ *   error             writes and syncs fail with EIO
+ * Files elsewhere (staging on a tmpfs, sockets) are not touched. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+static const char *prefix, *control;
+static size_t prefix_length;
+static ssize_t (*real_write)(int, const void *, size_t);
+static ssize_t (*real_writev)(int, const struct iovec *, int);
+static ssize_t (*real_pwrite)(int, const void *, size_t, off64_t);
+static int (*real_truncate)(int, off64_t);
+static int (*real_fallocate)(int, off64_t, off64_t);
+static int (*real_fsync)(int), (*real_fdatasync)(int);
+
+__attribute__((constructor)) static void start(void) {
+    real_write = dlsym(RTLD_NEXT, "write");
+    real_writev = dlsym(RTLD_NEXT, "writev");
+    real_pwrite = dlsym(RTLD_NEXT, "pwrite64");
+    real_truncate = dlsym(RTLD_NEXT, "ftruncate64");
+    real_fallocate = dlsym(RTLD_NEXT, "posix_fallocate64");
+    real_fsync = dlsym(RTLD_NEXT, "fsync");
+    real_fdatasync = dlsym(RTLD_NEXT, "fdatasync");
+    prefix = getenv("DISKFAULT_PREFIX");
+    control = getenv("DISKFAULT_CONTROL");
+    prefix_length = prefix ? strlen(prefix) : 0;
+}
+
+static int ours(int fd) {
+    char link[64], path[PATH_MAX];
+    ssize_t length;
+    if (!prefix_length || !control) return 0;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    length = readlink(link, path, sizeof path - 1);
+    if (length < (ssize_t)prefix_length) return 0;
+    path[length] = 0;
+    return !strncmp(path, prefix, prefix_length) && (path[prefix_length] == '/' || path[prefix_length] == 0);
+}
+
+static void mode(char *word, size_t size, double *seconds) {
+    char text[64] = "ok";
+    int fd = open(control, O_RDONLY | O_CLOEXEC);
+    *seconds = 0;
+    if (fd >= 0) {
+        ssize_t length = read(fd, text, sizeof text - 1);
+        text[length > 0 ? length : 0] = 0;
+        close(fd);
+    }
+    text[strcspn(text, "\n")] = 0;
+    char *space = strchr(text, ' ');
+    if (space) {
+        *space = 0;
+        *seconds = atof(space + 1);
+    }
+    snprintf(word, size, "%s", text);
+}
+
+static void nap(double seconds) {
+    struct timespec t = {(time_t)seconds, (long)((seconds - (time_t)seconds) * 1e9)};
+    nanosleep(&t, NULL);
+}
+
+/* 0 = go on, otherwise the errno to fail with */
+static int fault(int fd, int sync) {
+    int saved = errno, out = 0;
+    if (ours(fd)) {
+        char word[64];
+        double seconds;
+        mode(word, sizeof word, &seconds);
+        while (!strcmp(word, "stall")) {
+            nap(0.02);
+            mode(word, sizeof word, &seconds);
+        }
+        if (sync && !strcmp(word, "delay")) nap(seconds);
+        if (!sync && !strcmp(word, "full")) out = ENOSPC;
+        if (!strcmp(word, "error")) out = EIO;
+    }
+    errno = saved;
+    return out;
+}
+
+#define GUARD(fd, sync) do { int bad = fault(fd, sync); if (bad) { errno = bad; return -1; } } while (0)
+
+ssize_t write(int fd, const void *data, size_t size) { GUARD(fd, 0); return real_write(fd, data, size); }
+ssize_t writev(int fd, const struct iovec *parts, int count) { GUARD(fd, 0); return real_writev(fd, parts, count); }
+ssize_t pwrite64(int fd, const void *data, size_t size, off64_t at) { GUARD(fd, 0); return real_pwrite(fd, data, size, at); }
+ssize_t pwrite(int fd, const void *data, size_t size, off_t at) { return pwrite64(fd, data, size, at); }
+int posix_fallocate64(int fd, off64_t at, off64_t size) { int bad = fault(fd, 0); return bad ? bad : real_fallocate(fd, at, size); }
+int posix_fallocate(int fd, off_t at, off_t size) { return posix_fallocate64(fd, at, size); }
+int fsync(int fd) { GUARD(fd, 1); return real_fsync(fd); }
+int fdatasync(int fd) { GUARD(fd, 1); return real_fdatasync(fd); }
+
+int ftruncate64(int fd, off64_t size) {
+    struct stat64 now;
+    if (fstat64(fd, &now) || size > now.st_size) GUARD(fd, 0);
+    return real_truncate(fd, size);
+}
+int ftruncate(int fd, off_t size) { return ftruncate64(fd, size); }

@@ -1,0 +1,165 @@
+"""Clock: the offset, its trust and its steps; the kernel's real answer where there is one."""
+
+import ctypes
+import time
+from pathlib import Path
+
+import pytest
+
+from gateway.clock import BOOT_ID, Clock, Kernel, _Timex, adjtimex
+from gateway.model import Door
+
+T0 = 1_780_000_000.0
+
+
+class World:
+    """Two clocks and a kernel the test moves by hand."""
+
+    def __init__(self) -> None:
+        self.mono_s, self.offset_s, self.kernel = 100.0, T0, Kernel(synced=False)
+        self.refuse = False
+
+    def ask(self) -> Kernel:
+        if self.refuse:
+            raise PermissionError(1, "Operation not permitted", "adjtimex")
+        return self.kernel
+
+    def clock(self, mark: Path = Path("/nonexistent/mark")) -> Clock:
+        return Clock(mono=lambda: self.mono_s, wall=lambda: self.mono_s + self.offset_s, kernel=self.ask,
+                     boot="b7e1f2a3-0000", synced_mark=mark)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+SYNCED = Kernel(synced=True, error_ms=3.5)
+
+
+def kinds(events) -> list[str]:
+    return [e.kind for e in events]
+
+
+def test_a_clock_nobody_vouches_for_is_unset(world):
+    clock = world.clock()
+    assert clock.door() == Door("b7e1f2a3-0000", 1_780_000_000_000, "unset")
+    assert clock.tick() == []
+
+
+def test_the_offset_makes_wall_time_of_monotonic_time(world):
+    assert world.clock().utc_ms(100_000) == 1_780_000_100_000
+
+
+def test_synced_from_the_start_tells_the_offset_once(world):
+    world.kernel = SYNCED
+    clock = world.clock()
+    events = clock.tick()
+    assert kinds(events) == ["clock.offset"]
+    assert events[0].why == {"boot": "b7e1f2a3-0000", "offset_ms": 1_780_000_000_000, "trust": "synced",
+                             "error_ms": 3.5}
+    assert clock.tick() == []
+
+
+def test_first_sync_steps_trusts_and_tells_the_offset(world):
+    world.offset_s = 0.0  # 1970
+    clock = world.clock()
+    world.offset_s, world.kernel = T0, SYNCED
+    events = clock.tick()
+    assert kinds(events) == ["clock.step", "clock.trust", "clock.offset"]
+    assert clock.door() == Door("b7e1f2a3-0000", 1_780_000_000_000, "synced")
+    assert events[0].why["was_ms"] == 0
+    assert len({e.id for e in events}) == 3
+    assert all(e.text_zh and e.text_en for e in events)
+
+
+def test_sync_lost_is_holdover_then_synced_again(world):
+    world.kernel = SYNCED
+    clock = world.clock()
+    clock.tick()
+    world.kernel = Kernel(synced=False)
+    world.mono_s += 40_000
+    assert kinds(clock.tick()) == ["clock.trust"]
+    assert clock.door().trust == "holdover"
+    assert clock.report()["synced_ago_s"] == 40_000.0
+    assert clock.error_ms is None
+    world.kernel = SYNCED
+    assert kinds(clock.tick()) == ["clock.trust"]
+    assert clock.door().trust == "synced"
+
+
+def test_a_restarted_process_knows_of_this_boots_sync_by_timesyncds_mark(world, tmp_path):
+    mark = tmp_path / "synchronized"
+    assert world.clock(mark).door().trust == "unset"
+    mark.touch()
+    assert world.clock(mark).door().trust == "holdover"
+
+
+@pytest.mark.parametrize("by_s", [-365 * 86400.0, -1.5, 1.5, 3 * 86400.0])
+def test_a_step_over_a_second_is_an_event_and_moves_the_door(world, by_s):
+    clock = world.clock()
+    world.offset_s += by_s
+    assert kinds(clock.tick()) == ["clock.step"]
+    assert clock.door().offset_ms == round((T0 + by_s) * 1000)
+    assert clock.tick() == []
+
+
+@pytest.mark.parametrize(("by_s", "moved_ms"), [(0.004, 0), (-0.009, 0), (0.2, 200), (-1.0, -1000)])
+def test_a_small_step_is_no_event_and_noise_leaves_the_door_alone(world, by_s, moved_ms):
+    clock = world.clock()
+    before = clock.door()
+    world.offset_s += by_s
+    assert clock.tick() == []
+    assert clock.door().offset_ms - before.offset_ms == moved_ms
+    assert (clock.door() is before) == (moved_ms == 0)
+
+
+def test_many_noise_steps_cannot_add_up(world):
+    clock = world.clock()
+    for _ in range(100):
+        world.offset_s += 0.004
+        clock.tick()
+        assert abs(clock.door().offset_ms - world.offset_s * 1000) < 10
+
+
+def test_a_step_while_synced_gives_the_new_offset(world):
+    world.kernel = SYNCED
+    clock = world.clock()
+    clock.tick()
+    world.offset_s += 2.0
+    assert kinds(clock.tick()) == ["clock.step", "clock.offset"]
+
+
+def test_a_refused_kernel_is_unset_and_said_once(world, caplog):
+    world.kernel = SYNCED
+    clock = world.clock()
+    clock.tick()
+    world.refuse = True
+    assert kinds(clock.tick()) == ["clock.trust"]
+    clock.tick()
+    assert clock.door().trust == "unset"
+    assert sum("not readable" in r.getMessage() for r in caplog.records) == 1
+
+
+def test_the_quickest_look_decides_the_offset():
+    looks = iter([0.0, 5.0, 5.0, 5.001, 9.0, 9.5])  # before, after × 3: five seconds, one ms, half a second apart
+    walls = iter([T0 + 1, T0 + 5.0005, T0 + 20])
+    clock = Clock(mono=lambda: next(looks, 10.0), wall=lambda: next(walls), kernel=lambda: Kernel(synced=False),
+                  boot="b", synced_mark=Path("/nonexistent/mark"))
+    assert clock.door().offset_ms == round(T0 * 1000)
+
+
+def test_the_real_kernel_answers_an_unprivileged_read():
+    kernel = adjtimex()
+    assert kernel.synced == (kernel.error_ms is not None)
+    timex = _Timex(modes=0)
+    assert ctypes.CDLL(None).adjtimex(ctypes.byref(timex)) >= 0
+    assert abs(timex.time_s - time.time()) < 5  # the structure is laid out as the kernel writes it
+    assert 9_000 <= timex.tick <= 11_000
+
+
+def test_the_real_clock_is_now():
+    clock = Clock()
+    assert clock.door().boot == BOOT_ID.read_text().strip()
+    assert abs(clock.utc_ms(round(clock.now() * 1000)) - time.time() * 1000) < 1000
+    assert clock.report()["trust"] in ("synced", "holdover", "unset")
