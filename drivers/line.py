@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import select
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -25,6 +26,8 @@ from drivers.template import Serial
 _PAUSE_S = 0.05
 """A pause inside an answer longer than this (and than 10 characters) ends it: USB adapters pass bytes on in lumps
 up to 16 ms apart, so the 1.5 characters of the standard cannot be asked of them."""
+_NAP_S = 0.003
+"""Shorter rests of an answer are not worth a sleep of their own."""
 _PARITY = {"none": serial.PARITY_NONE, "even": serial.PARITY_EVEN, "odd": serial.PARITY_ODD}
 
 
@@ -150,9 +153,16 @@ class SerialLine:
                 return Heard(None, heard, verdict, at_s, max(0.0, first_s - sent_s))
             # An answer that has begun may finish; one that stops half-way may not hold the line.
             # Stray bytes and other units' late answers do not shorten the patience with ours.
-            deadline = at_s + pause_s if leftover(ask, heard) is Note.BAD_CRC else max(first_deadline, at_s)
+            begun = leftover(ask, heard) is Note.BAD_CRC
+            deadline = at_s + pause_s if begun else max(first_deadline, at_s)
             if len(heard) > 1024:
                 return Heard(Note.FOREIGN, heard, 0, at_s, None)
+            # What is still to come needs its time on the wire: sleep through it instead of waking for every lump.
+            if begun and heard[0] == ask.unit and heard[1:2] == ask.pdu[:1]:
+                rest_s = (ask.data_bytes + 3 - len(heard)) * self._char_s
+                if rest_s > _NAP_S:
+                    time.sleep(rest_s)
+                    deadline += rest_s
 
     def _quiet(self) -> bool:
         """Swallow what is said until the line has been silent long enough; False when it never is."""

@@ -152,7 +152,7 @@ class Modbus:
                      and (not wanted or wanted & set(task.points))]
             if command.kind == "pace":
                 if command.period_s is None or command.period_s <= 0 or command.until_s is None:
-                    log.warning("command_refused wire=%s id=%s reason=pace_needs_period_and_until", self._id, command.id)
+                    log.warning("command_refused wire=%s id=%s reason=pace_without_period", self._id, command.id)
                     continue
                 self._schedule.pace(tasks, command.period_s, command.until_s, now)
                 continue

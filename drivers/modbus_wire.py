@@ -68,6 +68,7 @@ def host_port(port: str) -> tuple[str, int] | None:
 
 
 def cost_of(wire: ModbusWire, device: Device) -> Cost:
+    """Return what an exchange with this device costs on this wire."""
     if "://" in wire.port:
         return Cost(0.0, wire.turnaround_ms, 0.0)
     settings = device.serial or wire.serial or Serial()

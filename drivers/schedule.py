@@ -97,7 +97,8 @@ class Task:
         self.period_s = period_s
         self.until_s = math.inf
         """When a borrowed pace ends."""
-        self.due_s = -math.inf
+        self.due_s = math.inf
+        """Next poll; never, until the schedule starts. A read asked for once stays so."""
         self.points = reader.points
         self.nothing: Values = (None,) * len(self.points)
         self.failed: dict[Note, Notes] = {note: (note,) * len(self.points) for note in Note}

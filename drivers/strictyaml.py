@@ -1,6 +1,7 @@
 """YAML text → frozen structs, with all errors at once, each with file, line and column.
 
-Owns: the walk of a node tree along a struct's annotations. Promises: a value comes back only when nothing was wrong;
+Owns: the way from bytes to structs (`yamltext` reads the text, `yamlwalk` follows the types, `yamlscalar` the scalars).
+Promises: a value comes back only when nothing was wrong;
 what could be read in spite of errors (`Parsed.mended`) is good enough for cross-checks to go on. A scalar means what
 its field's type says, so YAML 1.1's surprises (`no`, 1_000, 010, 12:30, dates) cannot happen.
 Never: executes anything, follows aliases, guesses a type from the text, repeats a secret.
@@ -8,21 +9,18 @@ Never: executes anything, follows aliases, guesses a type from the text, repeats
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path as File
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 from msgspec import inspect
-from msgspec.inspect import Type
 
-from drivers import SetupError
-from drivers.yamlscalar import HOLE, LISTS, NULLS, SCALARS, bare, bounds, closest, convert, expected, hint, nearest
-from drivers.yamltext import MAX_BYTES, Node, Path, Problem, Source, compose, is_secret, show
+from drivers.yamlscalar import HOLE, nearest
+from drivers.yamltext import MAX_BYTES, Path, Problem, compose, dotted
+from drivers.yamlwalk import Walk
 
-__all__ = ["Parsed", "Path", "Problem", "Problems", "Variant", "dotted", "load", "nearest", "parse"]
+__all__ = ["Parsed", "Path", "Problem", "Problems", "Variant", "dotted", "load", "nearest", "parse", "read"]
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -47,14 +45,6 @@ class Variant(msgspec.Struct, frozen=True):
     names: Callable[[], Iterable[str]]
 
 
-def dotted(path: Path) -> str:
-    """Write a path as people do: ``objects[0].points[1].poll_s``."""
-    text = ""
-    for step in path:
-        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
-    return text
-
-
 class Parsed(Generic[T]):
     """What became of a file."""
 
@@ -67,14 +57,16 @@ class Parsed(Generic[T]):
         self.problems: list[Problem] = []
         self.tainted: set[Path] = set()
         """Paths whose value is missing, out of bounds or a stand-in: nothing may be concluded from them."""
-        self._marks: dict[Path, tuple[int, int]] = {(): (0, 0)}
-        self._kept: dict[Path, list[int]] = {}
+        self.marks: dict[Path, tuple[int, int]] = {(): (0, 0)}
+        """Line and column, from 0, of every value in the file."""
+        self.kept: dict[Path, list[int]] = {}
+        """Lists that lost items in `mended`: the numbers, in the file, of those that stayed."""
 
     def mark(self, path: Path) -> tuple[int, int]:
         """Line and column (from 1) of the value at `path`, or of the nearest thing around it that is in the file."""
-        while path not in self._marks:
+        while path not in self.marks:
             path = path[:-1]
-        line, column = self._marks[path]
+        line, column = self.marks[path]
         return line + 1, column + 1
 
     def line(self, path: Path) -> int:
@@ -87,11 +79,11 @@ class Parsed(Generic[T]):
 
     def numbered(self, path: Path, items: Sequence[Item]) -> list[tuple[Path, Item]]:
         """Pair the items of a mended list with their paths in the file, where left-out items still count."""
-        return [((*path, n), item) for n, item in zip(self._kept.get(path, range(len(items))), items, strict=True)]
+        return [((*path, n), item) for n, item in zip(self.kept.get(path, range(len(items))), items, strict=True)]
 
     def given(self, path: Path) -> bool:
         """Whether the file has something at `path` (and no default took its place)."""
-        return path in self._marks
+        return path in self.marks
 
     def sound(self, path: Path) -> bool:
         """Whether nothing at or below `path` is tainted."""
@@ -109,7 +101,7 @@ def parse(data: bytes, file: str, into: type[T], variants: Mapping[type, Variant
     """
     root, source, complaints = compose(data)
     parsed: Parsed[T] = Parsed(file)
-    walk = _Walk(parsed, source, variants or {})
+    walk = Walk(parsed, source, variants or {})
     for line, column, message in complaints:
         walk.complain((), line, column, message)
     if root is not None:
@@ -139,238 +131,3 @@ def read(path: File) -> bytes:
             return file.read(MAX_BYTES + 1)
     except OSError as error:
         raise Problems([Problem(str(path), 1, 1, "", f"cannot be read: {error.strerror}")]) from None
-
-
-class _Walk:
-    """One walk of one tree; collects into `parsed`."""
-
-    def __init__(self, parsed: Parsed[Any], source: Source, variants: Mapping[type, Variant]) -> None:
-        self.parsed = parsed
-        self.source = source
-        self.variants = variants
-
-    def complain(self, path: Path, line: int, column: int, message: str) -> None:
-        self.parsed.problems.append(Problem(self.parsed.file, line + 1, column + 1, dotted(path), message))
-
-    def bad(self, node: Node, kind: Type, path: Path, message: str) -> Any:
-        """Note an error of a value and return what may stand in for it."""
-        self.complain(path, node.line, node.column, message)
-        return self.stand_in(kind, path, node.text)
-
-    def stand_in(self, kind: Type, path: Path, text: str = "") -> Any:
-        self.parsed.tainted.add(path)
-        if isinstance(kind, (inspect.StrType, inspect.LiteralType)):
-            return text
-        if isinstance(kind, inspect.IntType):
-            return -1
-        return math.nan if isinstance(kind, inspect.FloatType) else HOLE
-
-    def value(self, node: Node, kind: Type, path: Path) -> Any:
-        self.parsed._marks[path] = (node.line, node.column)  # noqa: SLF001 - the walk fills what Parsed shows
-        kind = bare(kind)
-        if node.kind == "refused":
-            return self.stand_in(kind, path)
-        if isinstance(kind, inspect.AnyType):
-            return self.anything(node, path)
-        kinds = [bare(k) for k in kind.types] if isinstance(kind, inspect.UnionType) else [kind]
-        empty = node.kind == "scalar" and node.plain and node.text in NULLS
-        if empty and any(isinstance(k, inspect.NoneType) for k in kinds):
-            return None
-        kinds = [k for k in kinds if not isinstance(k, inspect.NoneType)]
-        wanted = {"scalar": SCALARS, "list": LISTS, "map": (inspect.StructType, inspect.DictType)}[node.kind]
-        fitting = [k for k in kinds if isinstance(k, wanted)]
-        if not fitting:
-            return self.misfit(node, kinds, path, empty)
-        if empty:
-            return self.bad(node, fitting[0], path, f"is empty: expected {expected(kinds)}")
-        if node.kind == "scalar":
-            return self.scalar(node, fitting, path)
-        if node.kind == "list":
-            return self.sequence(node, fitting[0], path)
-        if isinstance(fitting[0], inspect.DictType):
-            return self.dictionary(node, fitting[0], path)
-        return self.struct(node, _tagged(fitting, node), path)
-
-    def misfit(self, node: Node, kinds: list[Type], path: Path, empty: bool) -> Any:
-        """Say that a scalar, list or mapping stands where another of them belongs."""
-        kind = kinds[0]
-        found = "is empty" if empty else {"map": "found keys and values", "list": "found a list"}.get(
-            node.kind, f"found {show(node.text)}")
-        advice = ""
-        if node.kind == "scalar" and not empty:
-            if wide := self.source.wide(node):
-                for line, column, message in wide:
-                    self.complain(path, line, column, message)
-                return self.stand_in(kind, path)
-            if isinstance(kind, LISTS):
-                advice = "; put it in square brackets"
-            elif re.match(r"[A-Za-z_]\w*:\S", node.text):
-                advice = "; put a space after the colon"
-        elif node.kind == "list" and isinstance(kind, inspect.StructType):
-            advice = "; remove the '-' or brackets"
-        elif node.kind == "map" and isinstance(kind, LISTS):
-            advice = "; begin each item with '- '"
-        return self.bad(node, kind, path, f"{found}, expected {expected(kinds)}{advice}")
-
-    def scalar(self, node: Node, kinds: Sequence[Type], path: Path) -> Any:
-        texts = [k for k in kinds if isinstance(k, inspect.StrType)]
-        free = bool(texts) and texts[0].pattern is None
-        wide = self.source.wide_in_text(node) if free else self.source.wide(node)
-        if wide:
-            for line, column, message in wide:
-                self.complain(path, line, column, message)
-            return self.stand_in(kinds[0], path, node.text)
-        # text last: it would take everything
-        for kind in sorted(kinds, key=lambda k: isinstance(k, inspect.StrType)):
-            value = convert(node, kind)
-            if value is HOLE:
-                continue
-            if complaint := bounds(value, kind):
-                secret = bool(path) and is_secret(str(path[-1]))
-                found = "the value" if secret else show(node.text)
-                self.complain(path, node.line, node.column, f"found {found}, expected {complaint}")
-                self.parsed.tainted.add(path)
-            return value
-        return self.bad(node, kinds[0], path,
-                        f"found {show(node.text)}, expected {expected(kinds)}{hint(node, kinds[0])}")
-
-    def sequence(self, node: Node, kind: Any, path: Path) -> Any:
-        fixed = isinstance(kind, inspect.TupleType)
-        count = len(node.items)
-        if fixed and count != len(kind.item_types):
-            return self.bad(node, kind, path, f"found {count} items, expected {len(kind.item_types)}")
-        if not fixed:
-            low, high = kind.min_length or 0, kind.max_length
-            if count < low or (high is not None and count > high):
-                limit = f"at least {low}" if count < low else f"at most {high}"
-                self.complain(path, node.line, node.column, f"found {count} items, expected {limit}")
-                self.parsed.tainted.add(path)
-        types = kind.item_types if fixed else [kind.item_type] * count
-        values = [self.value(item, t, (*path, n)) for n, (item, t) in enumerate(zip(node.items, types, strict=True))]
-        if HOLE in values:
-            self.parsed.tainted.add(path)
-            if fixed:
-                return HOLE
-            self.parsed._kept[path] = [n for n, v in enumerate(values) if v is not HOLE]  # noqa: SLF001
-            values = [v for v in values if v is not HOLE]
-        make = {inspect.ListType: list, inspect.SetType: set, inspect.FrozenSetType: frozenset}
-        return make.get(type(kind), tuple)(values)
-
-    def dictionary(self, node: Node, kind: inspect.DictType, path: Path) -> Any:
-        result: dict[Any, Any] = {}
-        for key, value_node in node.pairs:
-            below = (*path, key.text)
-            name = self.scalar(key, [bare(kind.key_type)], below)
-            value = self.value(value_node, kind.value_type, below)
-            if value is not HOLE:
-                result[name] = value
-        low, high = kind.min_length or 0, kind.max_length
-        if len(node.pairs) < low or (high is not None and len(node.pairs) > high):
-            limit = f"at least {low}" if len(node.pairs) < low else f"at most {high}"
-            self.complain(path, node.line, node.column, f"found {len(node.pairs)} keys, expected {limit}")
-            self.parsed.tainted.add(path)
-        return result
-
-    def struct(self, node: Node, kind: inspect.StructType, path: Path) -> Any:
-        kind, open_keys = self.variant(node, kind, path)
-        fields = {f.encode_name: f for f in kind.fields}
-        given: dict[str, Any] = {}
-        holes = False
-        for key, value_node in node.pairs:
-            below = (*path, key.text)
-            if key.text not in fields:
-                if key.text != kind.tag_field and not open_keys:
-                    self.unknown_key(key, fields, {k.text for k, _ in node.pairs}, path)
-                continue
-            f = fields[key.text]
-            value = self.value(value_node, f.type, below)
-            if value is not HOLE:
-                given[f.name] = value
-            else:
-                self.parsed.tainted.add(below)
-        for name, f in fields.items():
-            if f.name in given or not f.required:
-                continue
-            below = (*path, name)
-            if below not in self.parsed.tainted:
-                variant = self.variants.get(kind.cls)
-                what = (f"one of {', '.join(variant.names())}" if variant is not None and variant.key == name
-                        else expected([bare(f.type)]))
-                self.complain(path, node.line, node.column, f"missing key {name!r}, expected {what}")
-            value = self.stand_in(bare(f.type), below)
-            if value is HOLE:
-                holes = True
-            else:
-                given[f.name] = value
-        if holes:
-            return HOLE
-        try:
-            return kind.cls(**given)
-        except (ValueError, TypeError, AttributeError) as error:
-            if self.parsed.sound(path):
-                self.complain(path, node.line, node.column, str(error))
-            return HOLE
-
-    def variant(self, node: Node, kind: inspect.StructType, path: Path) -> tuple[inspect.StructType, bool]:
-        """Return the struct to use, and whether unknown keys are to be let pass (the variant is not known)."""
-        variant = self.variants.get(kind.cls)
-        if variant is None:
-            return kind, False
-        chosen = next((v for k, v in node.pairs if k.text == variant.key), None)
-        if chosen is None or chosen.kind != "scalar" or chosen.text in NULLS or self.source.wide(chosen):
-            return kind, True   # said when the key itself is walked
-        try:
-            found = inspect.type_info(variant.lookup(chosen.text))
-        except (SetupError, ImportError, AttributeError) as error:
-            below = (*path, variant.key)
-            reason = (f"{error}{nearest(chosen.text, variant.names())}" if isinstance(error, SetupError)
-                      else f"{show(chosen.text)} cannot be loaded: {error}")
-            self.complain(below, chosen.line, chosen.column, reason)
-            self.parsed.tainted.add(below)
-            return kind, True
-        assert isinstance(found, inspect.StructType)
-        return found, False
-
-    def unknown_key(self, key: Node, fields: Mapping[str, Any], given: set[str], path: Path) -> None:
-        below = (*path, key.text) if len(key.text) <= 40 else path
-        # the field that was probably meant is neither missing nor absent on purpose
-        meant = closest(re.split("[:：]", key.text)[0], fields)
-        if meant is not None and meant not in given:
-            self.parsed.tainted.add((*path, meant))
-        if wide := self.source.wide(key):
-            for line, column, message in wide:
-                self.complain(path, line, column, message)
-            return
-        if is_secret(key.text):
-            message = ("a secret does not belong in this file: put it in a file of mode 0600 named by password_file, "
-                       "or in an environment variable named by password_env, and change it, as it was written here")
-        elif ":" in key.text:
-            below, message = path, f"found {show(key.text)}, expected 'key: value'; put a space after the colon"
-        else:
-            message = f"unknown key{nearest(key.text, fields)} (known: {', '.join(fields)})"
-        self.complain(below, key.line, key.column, message)
-
-    def anything(self, node: Node, path: Path) -> Any:
-        """Plain data where the annotation is Any (YAML 1.2 core meaning)."""
-        if node.kind == "list":
-            values = [self.value(item, inspect.AnyType(), (*path, n)) for n, item in enumerate(node.items)]
-            return [v for v in values if v is not HOLE]
-        if node.kind == "map":
-            pairs = {k.text: self.value(v, inspect.AnyType(), (*path, k.text)) for k, v in node.pairs}
-            return {k: v for k, v in pairs.items() if v is not HOLE}
-        if node.plain and node.text in NULLS:
-            return None
-        for kind in (inspect.BoolType(), inspect.IntType(), inspect.FloatType()):
-            if (value := convert(node, kind)) is not HOLE:
-                return value
-        return node.text
-
-
-def _tagged(kinds: list[Any], node: Node) -> inspect.StructType:
-    """Of several structs take the one whose tag the mapping carries."""
-    given = {k.text: v.text for k, v in node.pairs}
-    for kind in kinds:
-        if isinstance(kind, inspect.StructType) and kind.tag_field and given.get(kind.tag_field) == str(kind.tag):
-            return kind
-    first: inspect.StructType = kinds[0]
-    return first

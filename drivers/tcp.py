@@ -93,7 +93,8 @@ class TcpLine:
                     link.settimeout(left)
                 chunk = link.recv(2048)
             except TimeoutError:
-                self._mute += 1
+                # Half an answer would be continued by the next one: such a connection is not asked again.
+                self._mute = _MUTE if self._rest else self._mute + 1
                 return Heard(Note.NO_ANSWER, b"", 0, now())
             if not chunk:
                 raise LinkError(f"tcp://{self.host}:{self.port} closed the connection")

@@ -35,6 +35,14 @@ class Problem(Struct, frozen=True, order=True):
         return where + (f"{self.path}: {self.message}" if self.path else self.message)
 
 
+def dotted(path: Path) -> str:
+    """Write a path as people do: ``objects[0].points[1].poll_s``."""
+    text = ""
+    for step in path:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+    return text
+
+
 @dataclass(slots=True)
 class Node:
     """A piece of the file. Lines and columns count from 0, as in PyYAML's marks; the end is exclusive."""
@@ -132,7 +140,7 @@ class Source:
         for n, start, part in self.region(node):
             # the two characters before let `key: “` be recognised as the start of a value
             lead = self.lines[n][max(0, start - 2):start] if n == node.line else ""
-            found += [c for c in _suspects(n, lead + part, start - len(lead), text=True) if c[1] >= start or n > node.line]
+            found += [c for c in _suspects(n, lead + part, start - len(lead), text=True) if c[1] >= start]
         return found
 
     def syntax(self, upto: int) -> list[Complaint]:

@@ -47,6 +47,8 @@ WRITER_PATIENCE_S = 300.0
 """A disk may stall for minutes; nothing else waits for it."""
 UPLINK_PATIENCE_S = 60.0
 """Name look-up, connect and TLS hand-shake, each bounded, one after another."""
+BUTTON_POLL_S = 5.0
+"""Presses arrive as edges; this only notices one that was missed."""
 EX_CONFIG = 78
 """sysexits.h: something was wrong with the configuration."""
 
@@ -68,8 +70,9 @@ class Box:
         self._began_s = clock.now()
         library = site.library(path)
         found = {wire.id: drivers.find(wire.driver) for wire in config.wires}
-        infos = {f"{device}.{point}": info for wire in config.wires
-                 for device, points in found[wire.id].describe(wire, library).items() for point, info in points.items()}
+        described = {wire.id: found[wire.id].describe(wire, library) for wire in config.wires}
+        infos = {f"{device}.{point}": info for devices in described.values()
+                 for device, points in devices.items() for point, info in points.items()}
         self.pipeline = Pipeline(config, infos, new_id=new_id, now_s=clock.now())
         self.journal = Journal(
             config.journal.folder, config.journal.staging, config.gateway.id, boot=clock.door().boot, now=clock.now,
@@ -81,7 +84,8 @@ class Box:
         self.outputs = Outputs(config.outputs, _try_all(opened), clock.now, reopen=lambda output: opened[output]())
         self.inbox = Inbox()
         polls = _polls(config)
-        self.drivers = {wire.id: found[wire.id](wire, polls, library, clock.now) for wire in config.wires}
+        self.drivers = {wire.id: found[wire.id](wire, {d: polls[d] for d in described[wire.id] if d in polls},
+                                                library, clock.now) for wire in config.wires}
         details = self.pipeline.infos()
         self.detector = Detector(scorer or Anomaly(np.array([i.resolution for i in details]),
                                                    np.array([i.counter for i in details])),
@@ -224,8 +228,11 @@ class Box:
 
 
 def _polls(config: site.Config) -> Mapping[str, Mapping[str, float]]:
-    """What to read and how often: device → point → poll_s, from the objects' points."""
+    """What to read and how often: device → point → poll_s, from the objects' points and the buttons."""
     polls: dict[str, dict[str, float]] = {}
+    for button in config.buttons:
+        device, name = button.read.split(".")
+        polls.setdefault(device, {})[name] = BUTTON_POLL_S
     for watched in config.objects:
         for point in watched.points:
             device, name = point.read.split(".")

@@ -15,36 +15,34 @@ from typing import TYPE_CHECKING, Any
 import drivers
 from drivers import Library, PointInfo, Wire
 from drivers.strictyaml import Parsed, Path, Problem, dotted, nearest
+from gateway import checks_pins
+from gateway.checks_pins import WARNING, listed, number
 
 if TYPE_CHECKING:
     from gateway.config import Config, Levels, Output, Platform, Point, Rule, Watched
 
-_WARNING = ("blue", "yellow", "orange", "red")
-_I2C_PINS = (0, 1, 2, 3)        # the board itself talks on them (HAT memory, clock chip, UPS)
-_UART_PINS = (14, 15)
-_PULL_UP_PINS = range(9)        # BCM 0-8 boot with pull-ups: BCM2835 ARM Peripherals, table 6-31
-_MAYBE = object()               # a name that may exist, as the part of the file that would say so has errors
+MAYBE = object()               # a name that may exist, as the part of the file that would say so has errors
 
 
 def problems(parsed: Parsed[Config], library: Library) -> list[Problem]:
     """Return what is wrong between the fields of `parsed.mended`, which must not be None."""
     config = parsed.mended
     assert config is not None
-    look = _Look(parsed, config)
+    look = Look(parsed, config)
     look.ids()
     look.wires(library)
     for path, watched in parsed.numbered(("objects",), config.objects):
         look.watched(path, watched)
-    look.pins()
+    checks_pins.pins(look)
     for path, output in parsed.numbered(("outputs",), config.outputs):
-        look.output(path, output)
-    look.buttons()
+        checks_pins.output(look, path, output)
+    checks_pins.buttons(look)
     for path, platform in parsed.numbered(("platforms",), config.platforms):
         look.platform(path, platform)
     return look.found
 
 
-class _Look:
+class Look:
     """One look over one configuration; what is wrong collects in `found`."""
 
     def __init__(self, parsed: Parsed[Config], config: Config) -> None:
@@ -55,6 +53,7 @@ class _Look:
         """device → point → what is known; None for a device whose points nobody can tell."""
 
     def say(self, path: Path, message: str) -> None:
+        """Note what is wrong with the value at `path`, unless that value was wrong in itself."""
         if path not in self.parsed.tainted:
             self.found.append(self.parsed.problem(path, message))
 
@@ -119,13 +118,13 @@ class _Look:
         if device not in self.points:
             if not any(t[0] == "wires" for t in self.parsed.tainted if t):
                 self.say(path, f"no device called {device!r} on any wire{nearest(device, self.points)} "
-                         f"(known: {_list(self.points)})")
+                         f"(known: {listed(self.points)})")
             return None
         known = self.points[device]
         if known is None:
             return None
         if point not in known:
-            self.say(path, f"{device!r} has no point {point!r}{nearest(point, known)} (known: {_list(known)})")
+            self.say(path, f"{device!r} has no point {point!r}{nearest(point, known)} (known: {listed(known)})")
         return known.get(point)
 
     def reference(self, path: Path, noun: str, name: str, things: tuple[Any, ...], section: str) -> Any:
@@ -135,9 +134,9 @@ class _Look:
                 return thing
         if path in self.parsed.tainted or any(t[:1] == (section,) and (len(t) == 1 or t[-1] == "id")
                                               for t in self.parsed.tainted):
-            return _MAYBE
+            return MAYBE
         names = [t.id for t in things]
-        self.say(path, f"no {noun} called {name!r}{nearest(name, names)} (known: {_list(names)})")
+        self.say(path, f"no {noun} called {name!r}{nearest(name, names)} (known: {listed(names)})")
         return None
 
     def watched(self, path: Path, watched: Watched) -> None:
@@ -151,7 +150,7 @@ class _Look:
         outputs = []
         for n, name in enumerate(watched.outputs):
             output = self.reference((*path, "outputs", n), "output", name, self.config.outputs, "outputs")
-            if output is None or output is _MAYBE:
+            if output is None or output is MAYBE:
                 continue
             outputs.append(output)
             if output.kind == "fault_lamp":
@@ -171,18 +170,18 @@ class _Look:
         """Limits that fit each other."""
         quality = point.quality
         if quality.low is not None and quality.high is not None and quality.low >= quality.high:
-            self.say((*path, "quality", "low"), f"low {_n(quality.low)} is not below high {_n(quality.high)}")
+            self.say((*path, "quality", "low"), f"low {number(quality.low)} is not below high {number(quality.high)}")
         for key, limit_s in (("stale_s", quality.stale_s), ("flat_s", quality.flat_s)):
             if limit_s is not None and limit_s <= point.poll_s:
-                self.say((*path, "quality", key), f"{key} {_n(limit_s)} is not longer than poll_s {_n(point.poll_s)}: "
-                         "every reading would be suspect")
+                self.say((*path, "quality", key), f"{key} {number(limit_s)} is not longer than poll_s "
+                         f"{number(point.poll_s)}: every reading would be suspect")
 
     def rule(self, path: Path, rule: Rule, infos: Mapping[str, tuple[Point, PointInfo | None]], points: Path) -> None:
         """One rule: its point, its direction, its levels in order and within reach."""
         if rule.point not in infos and points not in self.parsed.tainted and not any(
                 t[:len(points)] == points and t[-1] == "id" for t in self.parsed.tainted):
             self.say((*path, "point"), f"no point called {rule.point!r} in this object{nearest(rule.point, infos)} "
-                     f"(known: {_list(infos)})")
+                     f"(known: {listed(infos)})")
         if (rule.above is None) == (rule.below is None):
             if self.parsed.sound((*path, "above")) and self.parsed.sound((*path, "below")):
                 self.say(path, "expected exactly one of above and below")
@@ -193,20 +192,20 @@ class _Look:
         if not self.parsed.sound((*path, key)):
             return
         if not given:
-            self.say((*path, key), f"names no level: expected at least one of {', '.join(_WARNING)}")
+            self.say((*path, key), f"names no level: expected at least one of {', '.join(WARNING)}")
             return
         for (lower, low), (higher, high) in pairwise(given.items()):
             if (high - low) * sign <= 0:
                 order = "above" if sign > 0 else "below"
-                self.say((*path, key, higher), f"{higher} {_n(high)} is not {order} {lower} {_n(low)}: "
+                self.say((*path, key, higher), f"{higher} {number(high)} is not {order} {lower} {number(low)}: "
                          f"levels must {'ascend' if sign > 0 else 'descend'} from blue to red")
             elif rule.hysteresis >= abs(high - low):
-                self.say((*path, "hysteresis"), f"{_n(rule.hysteresis)} is not smaller than the distance of "
-                         f"{_n(abs(high - low))} from {lower} to {higher}: the colours would overlap")
+                self.say((*path, "hysteresis"), f"{number(rule.hysteresis)} is not smaller than the distance of "
+                         f"{number(abs(high - low))} from {lower} to {higher}: the colours would overlap")
         if self.parsed.given((*path, "latch")):
             for n, colour in enumerate(rule.latch):
                 if colour not in given:
-                    self.say((*path, "latch", n), f"{colour} is no level of this rule (levels: {_list(given)})")
+                    self.say((*path, "latch", n), f"{colour} is no level of this rule (levels: {listed(given)})")
         self.reach((*path, key), given, sign, *infos.get(rule.point, (None, None)))
 
     def reach(self, path: Path, given: Mapping[str, float], sign: int, point: Point | None,
@@ -224,7 +223,7 @@ class _Look:
         for colour, level in given.items():
             for limit, what in limits:
                 if (level - limit) * sign >= 0 and not (level == limit and what == "the sensor's range"):
-                    self.say((*path, colour), f"{colour} {_n(level)} lies outside {what} ({_n(limit)}): "
+                    self.say((*path, colour), f"{colour} {number(level)} lies outside {what} ({number(limit)}): "
                              "a reading there is refused and would never warn")
 
     def in_service(self, path: Path, watched: Watched, outputs: list[Output]) -> None:
@@ -235,7 +234,7 @@ class _Look:
                          "approved_on, or service: trial until it is signed")
             return
         levels = {colour for rule in watched.rules for colour in _given(rule.above or rule.below)}
-        sounding = [c for c in _WARNING if c in levels and getattr(watched.authority, c) != "none"]
+        sounding = [c for c in WARNING if c in levels and getattr(watched.authority, c) != "none"]
         if not sounding or not (self.parsed.sound((*path, "outputs")) and self.parsed.sound(("outputs",))):
             return
         if not watched.outputs:
@@ -246,86 +245,6 @@ class _Look:
                 if not any(getattr(output, colour) for output in outputs):
                     self.say((*path, "authority"), f"{colour} is {getattr(watched.authority, colour)!r} but none of "
                              f"the outputs has a pattern for {colour}: expected a pattern, or {colour}: none")
-
-    def pins(self) -> None:
-        """Every pin has one user: a device or an output."""
-        users: dict[tuple[str, int], str] = {}
-        ports: dict[str, str] = {}
-        for path, wire in self.parsed.numbered(("wires",), self.config.wires):
-            port = ports[wire.id] = getattr(wire, "port", "")
-            if wire.driver != "gpio":
-                continue
-            own: set[tuple[str, int]] = set()   # two of one wire are the driver's to report
-            for below, device in self.parsed.numbered((*path, "devices"), getattr(wire, "devices", ())):
-                if (port, device.pin) in users and (port, device.pin) not in own:
-                    self.say((*below, "pin"), f"pin {device.pin} is already used by {users[port, device.pin]}")
-                users.setdefault((port, device.pin), device.id)
-                own.add((port, device.pin))
-        for path, output in self.parsed.numbered(("outputs",), self.config.outputs):
-            at = (ports.get(output.wire, output.wire), output.pin)
-            if at in users:
-                self.say((*path, "pin"), f"pin {output.pin} is already used by {users[at]}")
-            users.setdefault(at, output.id)
-
-    def output(self, path: Path, output: Output) -> None:
-        """A pin that is safe when nobody drives it, and a sound that is no other authority's."""
-        wire = self.reference((*path, "wire"), "wire", output.wire, self.config.wires, "wires")
-        if isinstance(wire, Wire) and type(wire) is not Wire and wire.driver != "gpio":   # Wire itself: driver unknown
-            gpio = [w.id for w in self.config.wires if w.driver == "gpio"]
-            self.say((*path, "wire"), f"{output.wire!r} is a {wire.driver} wire: expected a gpio wire "
-                     f"(known: {_list(gpio)})")
-        if output.pin in _I2C_PINS:
-            self.say((*path, "pin"), f"pin {output.pin} belongs to the board's I2C bus, which would switch the output: "
-                     "expected one of 16-27")
-        elif output.pin in _UART_PINS:
-            self.say((*path, "pin"), f"pin {output.pin} belongs to the serial console, which would switch the output: "
-                     "expected one of 16-27")
-        elif output.kind == "siren" and output.active == "high" and output.pin in _PULL_UP_PINS:
-            self.say((*path, "pin"), f"pin {output.pin} is pulled up while the board boots, an active-high siren would "
-                     "sound: expected one of 16-27")
-        if output.burst.sound_s >= output.burst.every_s and self.parsed.sound((*path, "burst")):
-            self.say((*path, "burst"), f"sound_s {_n(output.burst.sound_s)} is not shorter than every_s "
-                     f"{_n(output.burst.every_s)}: expected a pause")
-        if output.kind == "siren":
-            self.sound(path, output)
-
-    def sound(self, path: Path, output: Output) -> None:
-        """Refuse the rhythms of civil defence, which are not ours to sound.
-
-        36 s on and 24 s off pre-warns of an air raid, 6 s on and 6 s off is the air raid, three minutes without a break
-        is the all-clear.
-
-        A siren without a break is let pass although a burst of 180 s is as long as the all-clear: within its three
-        minutes any steady tone is the beginning of one, so no number put here would tell them apart. What does is the
-        end: the all-clear is followed by silence, ours comes back every `every_s` until a person ends it, and `every_s`
-        can't be left out. Sites within earshot of civil-defence sirens choose a broken pattern, as the shipped
-        configuration does. The bursts of a steady tone are held to the same two rhythms as a pattern.
-        """
-        for colour in _WARNING:
-            pattern: tuple[float, ...] = getattr(output, colour)
-            steady = len(pattern) == 1
-            burst = output.burst
-            on_off = [(burst.sound_s, burst.every_s - burst.sound_s)] if steady else list(
-                zip(pattern[::2], pattern[1::2], strict=False)) if len(pattern) % 2 == 0 else []
-            for (on, off), meaning in (((36, 24), "the air-raid pre-warning"), ((6, 6), "the air-raid alarm")):
-                if on_off and all(abs(a - on) <= on / 10 and abs(b - off) <= off / 10 for a, b in on_off):
-                    self.say((*path, "burst") if steady else (*path, colour), f"{on} s on and {off} s off is "
-                             f"{meaning} of civil defence: expected another rhythm")
-                    if steady:
-                        return
-
-    def buttons(self) -> None:
-        """A button is a button, and what it does is for an object there is."""
-        devices = {d.id: d for w in self.config.wires if w.driver == "gpio" for d in getattr(w, "devices", ())}
-        for path, button in self.parsed.numbered(("buttons",), self.config.buttons):
-            self.info((*path, "read"), button.read)
-            name = button.read.partition(".")[0]
-            if name in self.points and getattr(devices.get(name), "kind", None) != "button":
-                kinds = [d.id for d in devices.values() if d.kind == "button"]
-                if self.parsed.sound(("wires",)):
-                    self.say((*path, "read"), f"{name!r} is no button: expected a gpio device of kind button "
-                             f"(known: {_list(kinds)})")
-            self.reference((*path, "object"), "object", button.object, self.config.objects, "objects")
 
     def platform(self, path: Path, platform: Platform) -> None:
         """Where the county is, and secrets that stay out of this file."""
@@ -346,12 +265,4 @@ class _Look:
 
 
 def _given(levels: Levels | None) -> dict[str, float]:
-    return {c: v for c in _WARNING if (v := getattr(levels, c, None)) is not None}
-
-
-def _n(value: float) -> str:
-    return f"{value:g}"
-
-
-def _list(names: Iterable[str]) -> str:
-    return ", ".join(names) or "none"
+    return {c: v for c in WARNING if (v := getattr(levels, c, None)) is not None}

@@ -11,16 +11,14 @@ clocks alike (adjtimex(2)), so the offset between them moves only when somebody 
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from msgspec import Struct
-
+from gateway import kernelclock
+from gateway.kernelclock import Kernel
 from gateway.model import Door, Event, Trust
 
 log = logging.getLogger(__name__)
@@ -33,42 +31,9 @@ STEP_MS = 1000
 STILL_MS = 10
 """Less than this between two looks is the time it takes to look; the offset is left as it is, so that the door does
 not change with every tick."""
-STA_UNSYNC = 0x0040
 
 
-class Kernel(Struct, frozen=True):
-    """What the kernel says about its wall clock."""
-
-    synced: bool
-    error_ms: float | None = None
-    """The kernel's own bound on the error, when it is synchronised."""
-
-
-class _Timex(ctypes.Structure):
-    """``struct timex`` of adjtimex(2)."""
-
-    _fields_ = (
-        ("modes", ctypes.c_uint), ("offset", ctypes.c_long), ("freq", ctypes.c_long), ("maxerror", ctypes.c_long),
-        ("esterror", ctypes.c_long), ("status", ctypes.c_int), ("constant", ctypes.c_long),
-        ("precision", ctypes.c_long), ("tolerance", ctypes.c_long), ("time_s", ctypes.c_long),
-        ("time_us", ctypes.c_long), ("tick", ctypes.c_long), ("ppsfreq", ctypes.c_long), ("jitter", ctypes.c_long),
-        ("shift", ctypes.c_int), ("stabil", ctypes.c_long), ("jitcnt", ctypes.c_long), ("calcnt", ctypes.c_long),
-        ("errcnt", ctypes.c_long), ("stbcnt", ctypes.c_long), ("tai", ctypes.c_int), ("spare", ctypes.c_int * 11))
-
-
-def adjtimex() -> Kernel:
-    """Read the kernel's clock state; ``modes = 0`` changes nothing and needs no privilege.
-
-    Raises:
-        OSError: the call is refused (a seccomp filter without `adjtimex`).
-    """
-    timex = _Timex(modes=0)
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.adjtimex(ctypes.byref(timex)) < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), "adjtimex")
-    synced = not timex.status & STA_UNSYNC
-    return Kernel(synced, timex.maxerror / 1000 if synced else None)
+TRUST_ZH: dict[Trust, str] = {"synced": "已同步", "holdover": "守时", "unset": "未校时"}
 
 
 class Clock:
@@ -78,7 +43,7 @@ class Clock:
     """
 
     def __init__(self, *, mono: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time,
-                 kernel: Callable[[], Kernel] = adjtimex, boot: str | None = None,
+                 kernel: Callable[[], Kernel] = kernelclock.ask, boot: str | None = None,
                  synced_mark: Path = TIMESYNCD_MARK) -> None:
         self.now = mono
         self._wall, self._kernel = wall, kernel
@@ -168,6 +133,3 @@ class Clock:
             self.synced_s = self.now()
             return "synced"
         return "holdover" if self._once_synced and not self._refused else "unset"
-
-
-TRUST_ZH: dict[Trust, str] = {"synced": "已同步", "holdover": "守时", "unset": "未校时"}

@@ -45,12 +45,18 @@ def schema() -> dict[str, Any]:
         "allOf": [{"if": {"properties": {"driver": {"const": name}}, "required": ["driver"]}, "then": ref}
                   for name, ref in zip(wires, alternatives, strict=True)]}
     notes = comments(everything((SHIPPED / "gateway.yaml").read_text(encoding="utf-8")))
+    # one wire of the example says for all drivers what id, driver and name are
+    own_parts = {ref["$ref"].rpartition("/")[2] for ref in alternatives}
+    shared = {key: note for (part, key), note in reversed(notes.items())
+              if part in own_parts and key in Wire.__struct_fields__}
     for part, body in parts.items():
         for key, spec in body.get("properties", {}).items():
-            if note := notes.get((part, key)):
+            if note := notes.get((part, key)) or (part in own_parts and shared.get(key)):
                 spec["description"] = note
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Mingluo: gateway.yaml",
-            **root, "$defs": dict(sorted(parts.items()))}
+    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Mingluo: gateway.yaml",
+             **root, "$defs": dict(sorted(parts.items()))}
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(whole))   # tuples among the defaults become lists
+    return plain
 
 
 def comments(text: str) -> dict[tuple[str, str], str]:

@@ -1,12 +1,16 @@
 """Clock: the offset, its trust and its steps; the kernel's real answer where there is one."""
 
 import ctypes
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from gateway.clock import BOOT_ID, Clock, Kernel, _Timex, adjtimex
+from gateway import kernelclock
+from gateway.clock import BOOT_ID, Clock
+from gateway.kernelclock import OLD_S, Kernel, Timex, adjtimex, ask, tell
 from gateway.model import Door
 
 T0 = 1_780_000_000.0
@@ -152,7 +156,7 @@ def test_the_quickest_look_decides_the_offset():
 def test_the_real_kernel_answers_an_unprivileged_read():
     kernel = adjtimex()
     assert kernel.synced == (kernel.error_ms is not None)
-    timex = _Timex(modes=0)
+    timex = Timex(modes=0)
     assert ctypes.CDLL(None).adjtimex(ctypes.byref(timex)) >= 0
     assert abs(timex.time_s - time.time()) < 5  # the structure is laid out as the kernel writes it
     assert 9_000 <= timex.tick <= 11_000
@@ -163,3 +167,56 @@ def test_the_real_clock_is_now():
     assert clock.door().boot == BOOT_ID.read_text().strip()
     assert abs(clock.utc_ms(round(clock.now() * 1000)) - time.time() * 1000) < 1000
     assert clock.report()["trust"] in ("synced", "holdover", "unset")
+
+
+@pytest.fixture
+def forbidden(monkeypatch):
+    def refuse() -> Kernel:
+        raise PermissionError(1, "Operation not permitted", "adjtimex")
+    return lambda: monkeypatch.setattr(kernelclock, "adjtimex", refuse)
+
+
+def test_what_is_told_is_what_the_kernel_says(tmp_path, forbidden):
+    truth = adjtimex()
+    tell(tmp_path / "state")
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o644
+    forbidden()
+    told = ask(tmp_path / "state")
+    assert told.synced == truth.synced
+    assert told.error_ms == pytest.approx(truth.error_ms, abs=1000) if truth.synced else told.error_ms is None
+
+
+@pytest.mark.parametrize(("text", "why"), [
+    (None, "is mingluo-clock.service running"), ("", "cannot be read"), ("1 x", "cannot be read"),
+    ("1 3500 -100000", "s old"), ("1 3500 99999999999", "s old")])
+def test_an_answer_that_is_missing_broken_or_old_is_none(tmp_path, forbidden, text, why):
+    state = tmp_path / "state"
+    if text is not None:
+        state.write_text(text)
+    forbidden()
+    with pytest.raises(OSError, match=why):
+        ask(state)
+
+
+@pytest.mark.parametrize(("line", "expected"), [("1 3500 {now}", Kernel(synced=True, error_ms=3.5)),
+                                                ("0 0 {now}", Kernel(synced=False))])
+def test_a_fresh_answer_is_believed(tmp_path, forbidden, line, expected):
+    (tmp_path / "state").write_text(line.format(now=time.monotonic() - OLD_S / 2))
+    forbidden()
+    assert ask(tmp_path / "state") == expected
+
+
+def test_the_telling_process_is_small_and_tells(tmp_path):
+    state = tmp_path / "state"
+    process = subprocess.Popen([sys.executable, "-m", "gateway.kernelclock", str(state)])
+    try:
+        end = time.monotonic() + 10
+        while not state.exists():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert state.read_text().split()[0] in ("0", "1")
+        rss = Path(f"/proc/{process.pid}/status").read_text().split("VmRSS:")[1].split()[0]
+        assert int(rss) < 20_000  # kB: no numpy, no msgspec
+    finally:
+        process.kill()
+        process.wait()

@@ -367,7 +367,8 @@ class Journal:
                     or not self._known() or self._disk.suspect or self._disk.fault)
 
     def _known(self) -> bool:
-        return self._disk.store is not None and self._current in (0, *self._disk.store.inventories)
+        store = self._disk.store
+        return store is not None and (self._current in store.inventories or self._current not in self._inventories)
 
     def write(self, timeout_s: float) -> bool:
         """One step of the writer's thread: wait until a group is due or `timeout_s` is over, then commit it.

@@ -37,7 +37,7 @@ _CREATE = (
     f"PRAGMA user_version = {SCHEMA}",
 )
 COLUMNS = "id, epoch, inventory, boot, offset_ms, trust, count, total, crc, body"
-_INSERT = f"INSERT OR REPLACE INTO rows ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?)"  # noqa: S608
+_INSERT = f"INSERT OR IGNORE INTO rows ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?)"  # noqa: S608
 _SEQ_BITS = 40
 _EPOCHS_KEPT = 16
 """Closed epochs without rows that birth still names, so that the county can count what it missed."""
@@ -392,9 +392,10 @@ class _Group:
             self._put(f"epoch/{row.epoch}", epoch)
         stream = (row.epoch, row.lane)
         old = self.streams.get(stream, Extent())
-        self.streams[stream] = Extent(old.oldest if old.rows else row.seq, max(old.next, row.seq + 1), old.rows + 1,
-                                      old.bytes + len(row.body), max(old.total, stored.total))
-        self._touched.add(stream)
+        if row.seq >= old.next:  # otherwise it is there already: the first content of an identity stays
+            self.streams[stream] = Extent(old.oldest if old.rows else row.seq, row.seq + 1, old.rows + 1,
+                                          old.bytes + len(row.body), max(old.total, stored.total))
+            self._touched.add(stream)
         return (key_of(epoch.number, row.lane, row.seq), row.epoch, row.inventory, row.door.boot, row.door.offset_ms,
                 row.door.trust, row.count, stored.total, checksum(row, stored.total), row.body)
 

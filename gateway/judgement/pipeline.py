@@ -15,19 +15,19 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-import drivers
 from drivers import PointInfo, Scan
 from gateway.config import Config
-from gateway.judgement import alarms, authority, latch, orders, service, words
+from gateway.judgement import alarms, authority, latch, notices, orders, service
 from gateway.judgement.alarms import YELLOW, Watch
 from gateway.judgement.bench import Bench, Benches, PoisonError
+from gateway.judgement.buttons import Buttons
 from gateway.judgement.detect.anomaly import Episodes, Scores
-from gateway.judgement.limits import CONFIRM_S, Array, Limit, Limits, limits_of
+from gateway.judgement.limits import Array, Limits, limits_of
+from gateway.judgement.notices import Known, Poison
 from gateway.judgement.outcome import NOTHING, Feed, Outcome, Tray, milliseconds
-from gateway.judgement.quality import KNOWN_NOTES, Quality, Verdict
+from gateway.judgement.quality import KNOWN_NOTES, Quality
 from gateway.judgement.report import Thinning
 from gateway.model import (
-    REASONS,
     Command,
     Flag,
     Inventory,
@@ -39,8 +39,6 @@ from gateway.model import (
 
 AHEAD_S = 1.0
 """A Scan that claims to arrive later than this from now is poison: it would make every other point look silent."""
-POISON_HOLD_S = 3600.0
-POISON_DEVICES = 64
 RESUME_S = 300.0
 """After a longer outage the siren waits for a believable reading."""
 RELATCH_S = 600.0
@@ -63,7 +61,6 @@ class Pipeline:
         self._site = site
         points = [p for o in site.objects for p in o.points]
         known = [infos.get(p.read, PointInfo(unit="", resolution=0.0)) for p in points]
-        self._points, self._infos = points, known
         self._watches: list[Watch] = []
         start = 0
         for config in site.objects:
@@ -72,7 +69,8 @@ class Pipeline:
                                      [(known[i].unit, known[i].resolution) for i in watch.points])
             self._watches.append(watch)
             start += len(config.points)
-        self._watch_of = [w for w in self._watches for _ in w.points]
+        owners = [w for w in self._watches for _ in w.points]
+        self._known = [Known(*k) for k in zip(points, known, owners, strict=True)]
         self._limits = Limits([x for w in self._watches for x in w.limits])
         self._quality = Quality(list(zip(points, known, strict=True)), now_s)
         self._thinning = Thinning(points)
@@ -81,17 +79,15 @@ class Pipeline:
         self._benches = Benches([p.read for p in points], self._watches, [b.read for b in site.buttons],
                                 [d for ids in self._devices.values() for d in ids],
                                 self._quality, self._limits, self._thinning)
-        self._pressed: list[bool | None] = [None] * len(site.buttons)
+        self._buttons = Buttons(site.buttons)
         self._down: set[str] = set()
-        self._poison_told: dict[str, float] = {}
+        self._poison = Poison()
         self._tray = Tray(new_id)
         self._feed: Feed | None = None
         self._demand = authority.demand(self._watches, site.outputs, fault=False)
         self._now = now_s
         self._due = float("-inf")
         self._saved = now_s
-        self.poisoned = 0
-        """Scans that could not be judged (or not wholly), since the start."""
         self.strangers = 0
         """Readings of points nobody configured, since the start."""
 
@@ -102,7 +98,7 @@ class Pipeline:
         try:
             self._scan(scan, now_s)
         except Exception as error:
-            self._poison(scan, error, now_s)
+            self._poison.tell(scan, error, now_s, self._tray)
         return self._finish()
 
     def tick(self, now_s: float) -> Outcome:
@@ -144,18 +140,9 @@ class Pipeline:
         """Take the detector's scores: an episode is told once, and that is all a score can do."""
         self._advance(now_s)
         for k in self._episodes.opened(scores):
-            i = int(scores.indices[k])
-            watch, unit, digit = self._watch_of[i], self._infos[i].unit, self._infos[i].resolution
-            if watch.service == "maintenance":
-                continue
-            value, expected = float(scores.values[k]), float(scores.expected[k])
-            tail = f" {unit}" if unit else ""
-            self._tray.tell("anomaly", float(scores.t_s[k]),
-                            {**self._names(i), "value": words.number(value, digit) + tail,
-                             "expected": words.number(expected, digit) + tail},
-                            object=watch.config.id, point=self._points[i].id, status=watch.status,
-                            why={"value": value, "expected": expected, "score": round(float(scores.score[k]), 2),
-                                 "unit": unit, "hint_zh": "疑似异常", "hint_en": "possibly unusual"})
+            known = self._known[int(scores.indices[k])]
+            if known.watch.service != "maintenance":
+                notices.unusual(scores, k, known, self._tray)
         return self._finish()
 
     # --- out
@@ -165,17 +152,22 @@ class Pipeline:
         """When the clock next has something to say: call `tick` then. Never late; may be early."""
         return self._due
 
+    @property
+    def poisoned(self) -> int:
+        """Scans that could not be judged (or not wholly), since the start."""
+        return self._poison.count
+
     def inventory(self) -> Inventory:
         """Return the list of points as the county needs to know it; its number is the journal's to give."""
         return Inventory(n=0, points=tuple(
             InventoryPoint(point=p.id, name=p.name, object=w.config.id, unit=i.unit, resolution=i.resolution,
                            poll_s=p.poll_s, report_every_s=p.report.every_s, report_change=p.report.change,
                            low=i.low, high=i.high, counter=i.counter, model=i.model, read=p.read)
-            for p, i, w in zip(self._points, self._infos, self._watch_of, strict=True)))
+            for p, i, w in self._known))
 
     def infos(self) -> tuple[PointInfo, ...]:
         """What the templates know of every point, in the order of the inventory (for the detector)."""
-        return tuple(self._infos)
+        return tuple(k.info for k in self._known)
 
     def present(self, now_s: float) -> Present:
         """Return the box as it stands."""
@@ -202,7 +194,7 @@ class Pipeline:
         try:
             kept = latch.decode(blob)
         except ValueError as error:
-            self._poison(None, error, now_s)
+            self._poison.tell(None, error, now_s, self._tray)
             return self._finish()
         self._now = max(self._now, now_s)
         shift_s = 0.0 if same_boot else now_s - kept.saved_s - (outage_s or 0.0)
@@ -242,7 +234,7 @@ class Pipeline:
                 raise PoisonError(f"{len(notes)} notes for {bench.width} points")
             strange = set(notes) - KNOWN_NOTES
             if strange:
-                self._poison(scan, PoisonError(f"unknown remarks {sorted(strange)}"), now_s)
+                self._poison.tell(scan, PoisonError(f"unknown remarks {sorted(strange)}"), now_s, self._tray)
         self.strangers += bench.strangers
         v = values
         if bench.cols is not None:
@@ -270,7 +262,7 @@ class Pipeline:
             if self._limits.due_s <= t_s:
                 self._fire(t_s)
             if ask:
-                self._ask(ask, t_s)
+                notices.ask(ask, self._known, t_s, self._tray)
             self._due = min(self._due, self._limits.due_s)
         samples = bench.proto.copy()
         samples["t_ms"] = round(t_s * 1000)
@@ -287,36 +279,14 @@ class Pipeline:
             if bench.entering is not None:
                 good &= bench.entering
             feed_indices = bench.indices[good]
-            self._remark(bench, verdict, t_s)
+            notices.remark(bench, verdict, self._known, t_s, self._tray)
+            if verdict.changed.any():
+                self._due = float("-inf")  # a point that was given up as silent may be waited for again
         self._release(bench, flags)
         if reported is not None:
             self._tray.samples.append(reported)
         if heard and len(feed_indices):
             self._feed = Feed(feed_indices, t_s, v if good is None else v[good])
-
-    def _remark(self, bench: Bench, verdict: Verdict, t_s: float) -> None:
-        """Tell what was lost, came back or is suspect."""
-        tray = self._tray
-        if verdict.changed.any():
-            self._due = float("-inf")
-        moved = verdict.lost | verdict.returned
-        if moved.any():
-            tray.demand_moved = tray.latch_moved = True
-        for k in np.flatnonzero(moved | verdict.suspect).tolist():
-            i = int(bench.indices[k])
-            watch = self._watch_of[i]
-            reason = REASONS[int(verdict.reasons[k])].value
-            facts = {**self._names(i), "reason_zh": words.REASONS_ZH[reason], "reason_en": reason or "no reason given"}
-            kinds = ["point.lost" if verdict.lost[k] else "point.returned" if verdict.returned[k] else ""]
-            if verdict.lost[k] and watch.concern >= YELLOW and i in watch.inputs:
-                kinds.append("alarm.input_lost")
-            if verdict.suspect[k]:
-                kinds.append("point.suspect")
-            for kind in filter(None, kinds):
-                tray.tell(kind, t_s, facts, object=watch.config.id, point=self._points[i].id, status=watch.status,
-                          alarm=watch.alarm.id if kind.startswith("alarm.") and watch.alarm else "",
-                          level=watch.concern if kind.startswith("alarm.") else None,
-                          why={"reason": reason, "flag": int(verdict.flags[k])})
 
     def _release(self, bench: Bench, flags: Array | None) -> None:
         """A believable reading of an input lets a restored siren speak."""
@@ -328,27 +298,10 @@ class Pipeline:
                     watch.alarm.waiting = False
                     self._tray.demand_moved = self._tray.latch_moved = True
 
-    def _ask(self, doubted: Sequence[Limit], t_s: float) -> None:
-        """Ask the device for a confirming read."""
-        reads: dict[str, list[str]] = {}
-        for limit in doubted:
-            device, _, point = self._points[limit.point].read.partition(".")
-            if point not in reads.setdefault(device, []):
-                reads[device].append(point)
-        for device, points in reads.items():
-            self._tray.ask.append(drivers.Command(id=self._tray.new_id(), kind="read_now", device=device,
-                                                  points=tuple(points), deadline_s=t_s + CONFIRM_S))
-
     def _press(self, bench: Bench, values: Array, t_s: float) -> None:
-        """A button's state going from 0 to 1 is what the configuration says it does."""
-        for col, b in bench.buttons:
-            value = float(values[col])
-            if value != value:
-                continue
-            pressed, was = value >= 0.5, self._pressed[b]
-            self._pressed[b] = pressed
-            if pressed and was is False:
-                button = self._site.buttons[b]
+        for col, k in bench.buttons:
+            button = self._buttons.pressed(k, float(values[col]))
+            if button is not None:
                 for deed in button.does:
                     self._do(Command(id=self._tray.new_id(), kind=deed, object=button.object, who=button.who), t_s)
 
@@ -361,7 +314,8 @@ class Pipeline:
             self._now = at_s
             self._step(at_s)
             self._due = min(self._limits.due_s, self._quality.next_stale_s(),
-                            *(min(authority.due_s(w), w.until_s or float("inf")) for w in self._watches))
+                            *(authority.due_s(w) for w in self._watches),
+                            *(w.until_s for w in self._watches if w.until_s is not None))
         self._now = max(self._now, t_s)
 
     def _step(self, t_s: float) -> None:
@@ -405,22 +359,6 @@ class Pipeline:
         return orders.reply(watch, command, word)
 
     # --- results
-
-    def _names(self, i: int) -> dict[str, object]:
-        return {"object": self._watch_of[i].config.name, "point": self._points[i].name}
-
-    def _poison(self, scan: Scan | None, error: Exception, now_s: float) -> None:
-        """Count what cannot be judged; tell it once an hour for each device."""
-        self.poisoned += 1
-        device = "" if scan is None else str(scan.device)[:48]
-        if device not in self._poison_told and len(self._poison_told) >= POISON_DEVICES:
-            device = "…"
-        if now_s - self._poison_told.get(device, float("-inf")) < POISON_HOLD_S:
-            return
-        self._poison_told[device] = now_s
-        self._tray.tell("box.poison", now_s, {"device": device, "error": str(error)[:200]},
-                        why={"device": device, "error": f"{type(error).__name__}: {error}"[:200],
-                             "reading": "" if scan is None else repr((scan.at_s, scan.points, scan.values))[:400]})
 
     def _finish(self) -> Outcome:
         tray, feed = self._tray, self._feed

@@ -72,8 +72,6 @@ class Verdict(NamedTuple):
     lost: Array
     """Newly lost, to be told."""
     returned: Array
-    turned: Array
-    """Lost now and not before, or the other way round."""
     suspect: Array
     """Newly suspect, to be told."""
 
@@ -112,8 +110,6 @@ class Quality:
         """No believable value; also before the first reading."""
         self.told = np.zeros(n, bool)
         """Lost, and an event has said so."""
-        self.due_s = float("-inf")
-        """No point goes stale before this; a lower bound, made exact by `silent`."""
 
     def table(self, sel: Select, enter: Array) -> Table:
         """Gather the limits for a selection. `enter` (bool, one a point): its readings enter rate and flat state."""
@@ -213,6 +209,9 @@ class Quality:
         now_lost = miss & (sure | was_lost)
         told = miss & (sure | was_told)
         suspect = (flags == Flag.SUSPECT) & (was != Flag.SUSPECT) & (t_s - self._told_suspect[sel] >= SUSPECT_HOLD_S)
+        changed = flags != was
+        verdict = Verdict(flags, reasons, judged, changed, told & ~was_told, was_told & ~told, suspect)
+        # only now: what was read above may be views of these columns
         self._told_suspect[sel] = np.where(suspect, t_s, self._told_suspect[sel])
         self._misses[sel] = misses
         self.lost[sel] = now_lost
@@ -220,17 +219,12 @@ class Quality:
         self.flag[sel] = flags
         self.reason[sel] = reasons
         self._uneven[sel] = flags != Flag.GOOD
-        changed = flags != was
-        if changed.any():
-            self.due_s = float("-inf")  # a point that was given up as silent may be waited for again
-        return Verdict(flags, reasons, judged, changed, told & ~was_told, was_told & ~told,
-                       now_lost != was_lost, suspect)
+        return verdict
 
     def next_stale_s(self) -> float:
         """When the next point goes stale if nothing arrives; +inf when all that can be are."""
         waiting = ~(self.told & (self.flag == Flag.MISSING))
-        self.due_s = float((self._heard + self._stale_s)[waiting].min(initial=np.inf))
-        return self.due_s
+        return float((self._heard + self._stale_s)[waiting].min(initial=np.inf))
 
     def silent(self, t_s: float) -> Array:
         """Indices of the points from which nothing has come for their `stale_s` at `t_s`."""

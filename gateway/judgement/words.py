@@ -38,7 +38,7 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "alarm.silence_ended": ("{object}：静音结束，{colour_zh}预警仍有效",
                             "{object}: the silence has ended; the {colour_en} alarm stands"),
     "alarm.confirm_asked": ("{object}：{colour_zh}预警等待责任人确认，{for_s} 秒内未答复将{unanswered_zh}",
-                            "{object}: {colour_en} alarm awaits an officer; in {for_s} s the siren will {unanswered_en}"),
+                            "{object}: {colour_en} awaits an officer; in {for_s} s the siren will {unanswered_en}"),
     "alarm.confirmed": ("{object}：{answer_zh}，{colour_zh}预警鸣笛",
                         "{object}: {answer_en}: siren on for {colour_en}"),
     "alarm.refused": ("{object}：{answer_zh}，{colour_zh}预警不鸣笛",
@@ -95,7 +95,7 @@ def number(value: float | None, resolution: float, language: str = "zh") -> str:
 def cause(point: str, value: float | None, limit: float, unit: str, resolution: float, *, below: bool,
           level: int) -> tuple[str, str]:
     """Return the sentence that names what crossed which limit, in Chinese and English."""
-    reached = value == limit
+    reached = value is not None and math.isclose(value, limit, rel_tol=1e-9, abs_tol=1e-9)
     verb_zh = "达到" if reached else "低于" if below else "超过"
     verb_en = "at" if reached else "below" if below else "above"
     tail = f" {unit}" if unit else ""

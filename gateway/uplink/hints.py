@@ -35,6 +35,12 @@ NO_CONNACK = Problem("no_connack", "TCP connects but no MQTT broker answers; che
                      "TCP 已连通但没有 MQTT 应答；请检查端口（明文1883，TLS 8883）及是否需要 tls", "far")
 CLOSED = Problem("closed", "the broker closed the connection before it answered; is this the right port, MQTT version "
                  "and TLS setting?", "服务器在应答前关闭了连接；请检查端口、MQTT 版本与 TLS 设置", "far")
+NOT_LET_IN = Problem("client_certificate", "the broker hung up right after the TLS handshake; usually it wants a (or "
+                     "another) client certificate: check cert_file and key_file",
+                     "TLS 握手后服务器立即断开；多为需要（另一张）客户端证书，请检查 cert_file 与 key_file", "far")
+FLAPPING = Problem("flapping", "every connection breaks within seconds: two boxes of one client_id (older brokers do not "
+                   "say so), or a very poor network",
+                   "每次连接都在数秒内中断：可能两台设备使用同一 client_id（旧版服务器不会说明），或网络极差", "far")
 
 # MQTT 5.0 §2.4 reason codes; paho maps the return codes of 3.1.1 to the same numbers.
 _CODES: dict[int, tuple[str, str, str]] = {
@@ -69,11 +75,14 @@ def of_code(code: int, name: str) -> Problem:
     return Problem(kind, f"{en} (MQTT reason {code:#04x})", f"{zh}（MQTT 原因码 {code:#04x}）", reach)
 
 
-def of_error(error: BaseException, host: str, port: int) -> Problem:
+def of_error(error: BaseException, host: str, port: int, tls: bool = False) -> Problem:
     """The cause behind an exception of name look-up, TCP, TLS or reading the TLS files."""
     where = f"{host}:{port}"
     if isinstance(error, ssl.SSLCertVerificationError):
         return _of_certificate(error, where)
+    if tls and isinstance(error, ConnectionResetError | ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        return Problem("not_tls", f"{where} hung up during the TLS handshake; is it the TLS port (usually 8883)?",
+                       f"{where} 在 TLS 握手时断开；请确认是否为 TLS 端口（通常 8883）", "far")
     if isinstance(error, ssl.SSLError):
         return of_tls_text(str(error), where)
     if isinstance(error, socket.gaierror):
@@ -98,7 +107,8 @@ def _of_certificate(error: ssl.SSLCertVerificationError, where: str) -> Problem:
     said = error.verify_message or str(error)
     if "mismatch" in said or "doesn't match" in said:
         return Problem("certificate_name", f"the certificate of {where} is for another name ({said}); set host to "
-                       "the name in the certificate", f"{where} 的证书名称不符（{said}）；请将 host 设为证书中的名称", "far")
+                       "the name in the certificate",
+                       f"{where} 的证书名称不符（{said}）；请将 host 设为证书中的名称", "far")
     if "expired" in said or "not yet valid" in said:
         return Problem("certificate_time", f"the certificate of {where} is not valid now ({said}); check this box's "
                        "clock first, then ask the platform",

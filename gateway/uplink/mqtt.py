@@ -25,7 +25,7 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode, MQTTProtocolVersion
 
 from gateway.config import Platform, Tls
-from gateway.uplink.hints import CLOSED, LOST, NO_CONNACK, SILENT, Problem, of_code, of_error, of_tls_text
+from gateway.uplink.hints import CLOSED, LOST, NO_CONNACK, NOT_LET_IN, SILENT, Problem, of_code, of_error, of_tls_text
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +75,23 @@ def tls_context(tls: Tls) -> ssl.SSLContext:
     return context
 
 
+class _Client(Client):
+    """paho leaves the socket of a failed handshake to the garbage collector; this closes it."""
+
+    tls: ssl.SSLContext | None = None
+
+    def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
+        assert self.tls is not None
+        sock = self.tls.wrap_socket(tcp_sock, server_hostname=self.host, do_handshake_on_connect=False)
+        try:
+            sock.settimeout(CONNECT_S)
+            sock.do_handshake()
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+
 class Connection:
     """Used once: `open`, then `pump` and `publish` in turns until it raises Refused, then `abandon` (or `farewell`)."""
 
@@ -97,10 +114,10 @@ class Connection:
         self._is_5 = platform.mqtt == "5"
         # reconnect_on_failure would make paho fall back to MQTT 3.1 by itself.
         if self._is_5:
-            client = Client(CallbackAPIVersion.VERSION2, client_id, protocol=MQTTProtocolVersion.MQTTv5,
+            client = _Client(CallbackAPIVersion.VERSION2, client_id, protocol=MQTTProtocolVersion.MQTTv5,
                             reconnect_on_failure=False)
         else:
-            client = Client(CallbackAPIVersion.VERSION2, client_id, clean_session=True,
+            client = _Client(CallbackAPIVersion.VERSION2, client_id, clean_session=True,
                             protocol=MQTTProtocolVersion.MQTTv311, reconnect_on_failure=False)
         client.connect_timeout = CONNECT_S
         client.max_inflight_messages_set(0)  # the window is ours; paho must never hold a message back
@@ -111,7 +128,7 @@ class Connection:
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
         client.on_log = self._on_log
-        self._client: Client | None = client
+        self._client: _Client | None = client
 
     # callbacks: set and append, nothing else
 
@@ -148,7 +165,8 @@ class Connection:
         client, platform = self._living(), self.platform
         try:
             if platform.tls is not None:
-                client.tls_set_context(tls_context(platform.tls))
+                client.tls = tls_context(platform.tls)
+                client.tls_set_context(client.tls)
             if self._is_5:
                 client.connect(platform.host, platform.port, platform.keepalive_s, clean_start=True)
             else:
@@ -157,7 +175,7 @@ class Connection:
             if sock is not None:  # a small message must not wait for the acknowledgement of the one before
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # type: ignore[attr-defined]
         except (OSError, ValueError) as error:
-            raise Refused(of_error(error, platform.host, platform.port)) from None
+            raise Refused(of_error(error, platform.host, platform.port, platform.tls is not None)) from None
         self._since_s = self._now()
 
     @property
@@ -246,7 +264,7 @@ class Connection:
         if sock is not None:
             sock.close()
 
-    def _living(self) -> Client:
+    def _living(self) -> _Client:
         if self._client is None:
             raise Refused(LOST)
         return self._client
@@ -257,5 +275,5 @@ class Connection:
         if self.platform.tls is not None and ("SSL" in self._said or "TLS" in self._said.upper()):
             return of_tls_text(self._said, f"{self.platform.host}:{self.platform.port}")
         if not self._answered:
-            return CLOSED
+            return CLOSED if self.platform.tls is None else NOT_LET_IN
         return LOST

@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from gateway.config import Platform
 from gateway.model import Door, Lane, Present, Row
-from gateway.uplink.hints import Problem, of_code
+from gateway.uplink.hints import FLAPPING, LOST, Problem, Reach, of_code
 from gateway.uplink.mqtt import MESSAGE_BYTES, WINDOW, Ack, Connection, Refused
 from gateway.uplink.profiles.default import Default, Meaning, shown
 from gateway.uplink.reader import Decoded, Reader
@@ -37,9 +37,11 @@ _LOOK_S = 1.0
 _DIAG_S = 60.0
 _STABLE_S = 30.0
 """A connection that lived this long clears the back-off."""
-_NEAR_S = (0.5, 1.5)
-_FAR_S = (0.5, 30.0)
-_TAKEN_OVER_S = (30.0, 300.0)
+_FLAPS = 3
+"""This many short connections in a row are forgiven."""
+_WAIT_S: Mapping[Reach, tuple[float, float]] = {"near": (0.5, 1.5), "far": (0.5, 30.0), "taken_over": (30.0, 300.0)}
+"""First and longest wait before the next attempt, jittered. A TCP knock is cheap, so a broker is found soon after it is
+back; whoever answered and said no is asked less and less often."""
 _MEANINGS = 8
 
 
@@ -57,7 +59,8 @@ class Sources(Struct, frozen=True, kw_only=True):
     health: Callable[[], Mapping[str, Any]]
     """For `diag`."""
     report: Callable[[str, dict[str, Any]], None]
-    """An event of this platform: `uplink.refused`, `uplink.set_aside`, `uplink.taken_over`. Must not block."""
+    """An event of this platform: `uplink.refused`, `uplink.set_aside`, `uplink.taken_over`, `uplink.flapping`. Must not
+    block; `why` carries text_en and text_zh, or for `set_aside` what a gap carries."""
 
 
 class Health(Struct, frozen=True, kw_only=True):
@@ -102,7 +105,7 @@ class Uplink:
         self._seen: Present | None = None
         self._diag_at_s = self._look_at_s = self._retry_at_s = self._renew_at_s = 0.0
         self._tokens, self._tokens_at_s = 1.0, now()
-        self._failures = 0
+        self._flaps = self._tries = 0
         self._problem: Problem | None = None
         self._outage: set[str] = set()
         self._complained: set[str] = set()
@@ -142,6 +145,8 @@ class Uplink:
         until_s = self._now() + patience_s
         try:
             if self._sound and connection.up and self._served:
+                self._look_at_s = 0.0
+                self._serve(_PULSE_S)
                 while self._now() < until_s - 0.3 * patience_s and not self._drained():
                     self._serve(_PULSE_S)
                 connection.publish(self.profile.topic("state"), self.profile.state(
@@ -213,22 +218,29 @@ class Uplink:
         now, served, connection = self._now(), self._served, self._connection
         if connection is not None:
             connection.abandon()
-        self._failures = 0 if served and now - self._since_s >= _STABLE_S else self._failures + 1
         if served:
+            self._flaps = 1 if now - self._since_s >= _STABLE_S else self._flaps + 1
             self._since_s = now
-        self._connection, self._served, self._problem = None, False, problem
-        first, last = {"near": _NEAR_S, "far": _FAR_S, "taken_over": _TAKEN_OVER_S}[problem.reach]
-        delay_s = min(last, first * 2 ** min(10, max(0, self._failures - 1)))
-        self._retry_at_s = now + delay_s * self._rng.uniform(0.5, 1.0)
+            if problem is LOST and self._flaps > _FLAPS:
+                problem = FLAPPING
+        before, self._problem = self._problem, problem
+        self._tries = self._tries + 1 if before is not None and before.reach == problem.reach else 0
+        self._connection, self._served = None, False
+        # Few free retries, then each wait doubles: for what was served and broke by flaps, else by attempts in a row.
+        first, last = _WAIT_S[problem.reach]
+        doublings = self._tries
+        if served and problem.reach != "taken_over":
+            last, doublings = _WAIT_S["far"][1], self._flaps - _FLAPS
+        self._retry_at_s = now + min(last, first * 2 ** min(10, max(0, doublings))) * self._rng.uniform(0.5, 1.0)
         if problem.kind in self._outage:
             return
         self._outage.add(problem.kind)
         level = logging.ERROR if problem.reach == "taken_over" else logging.WARNING
         log.log(level, "not connected platform=%s host=%s port=%d error=%s hint=%s", self.platform.id,
                 self.platform.host, self.platform.port, problem.kind, problem.en)
-        if problem.reach == "taken_over":
-            self.sources.report("uplink.taken_over", {"platform": self.platform.id, "text_en": problem.en,
-                                                      "text_zh": problem.zh})
+        if problem.reach == "taken_over" or problem is FLAPPING:
+            self.sources.report(f"uplink.{problem.kind}", {"platform": self.platform.id, "text_en": problem.en,
+                                                           "text_zh": problem.zh})
 
     # a turn of service
 

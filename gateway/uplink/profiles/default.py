@@ -169,7 +169,7 @@ class Default:
         zh = _STATUS_ZH[o.status] + f"{o.name}：{_COLOUR_ZH[o.colour]}"
         en = ("" if o.status == "Actual" else f"[{o.status}] ") + f"{o.object}: {o.colour.value}"
         if o.alarm:
-            zh += f"，{_COLOUR_ZH[o.alarm_colour]}警报{'已确认' if o.acknowledged else '未确认'}"
+            zh += f"，{_COLOUR_ZH[o.alarm_colour].removesuffix('预警')}警报{'已确认' if o.acknowledged else '未确认'}"
             en += f", {o.alarm_colour.value} alarm {'acknowledged' if o.acknowledged else 'not acknowledged'}"
         if o.why:
             zh += "：" + "；".join(_reason_zh(w, self._names) for w in o.why)
