@@ -2,8 +2,8 @@
 """Build the project's own environment from nothing but Python ≥ 3.11.
 
 Owns: `.venv` and, for tests, the system packages they talk to. Promises: says what it does, does nothing twice,
-works without root and without `ensurepip` (pip then comes from PyPI, its hash checked). Never: touches anything
-outside `.venv` unless called with `system`.
+works without root and without `ensurepip` (pip then comes from PyPI, its hash checked). Never: clears an environment
+that works, touches anything outside `.venv` unless called with `system`.
 
 Usage: environment.py venv EXTRA [EXTRA…]   build or refresh .venv with these extras
        environment.py system                install what the tests talk to (mosquitto, a C compiler) by apt-get
@@ -32,13 +32,16 @@ NEEDS = {"mosquitto": "mosquitto", "gcc": "gcc", "openssl": "openssl", "systemd-
 
 def say(text: str) -> None:
     """Print one line of progress."""
-    print(f"setup: {text}", flush=True)
+    sys.stdout.write(f"setup: {text}\n")
+    sys.stdout.flush()
 
 
 def fetch(url: str) -> bytes:
     """Read a page of PyPI's simple index, within bounds of time and size."""
-    request = urllib.request.Request(url, headers={"Accept": "application/vnd.pypi.simple.v1+json, */*;q=0.1"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    if not url.startswith("https://"):
+        raise SystemExit(f"setup: {url} is not https; pip is taken from nowhere else")
+    request = urllib.request.Request(url, headers={"Accept": "application/vnd.pypi.simple.v1+json, */*;q=0.1"})  # noqa: S310
+    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
         data: bytes = answer.read(64 << 20)
     return data
 
@@ -57,7 +60,7 @@ def pip_from_pypi(folder: Path) -> Path:
 
 
 def make_venv() -> None:
-    """Create `.venv` with a working pip."""
+    """Create `.venv` with a working pip; what is there must be unusable, for it is cleared."""
     try:
         import ensurepip  # noqa: F401  (Debian splits it off into python3-venv)
 
@@ -70,20 +73,34 @@ def make_venv() -> None:
             subprocess.run([PYTHON, wheel / "pip", "install", "--quiet", str(wheel)], check=True)
 
 
+def usable() -> bool:
+    """Whether `.venv` runs, is new enough and has pip. Then it is only added to: others may be working in it."""
+    if not PYTHON.exists():
+        return False
+    probe = "import sys, pip; sys.exit(sys.version_info < (3, 11))"
+    return subprocess.run([PYTHON, "-c", probe], check=False, stderr=subprocess.DEVNULL).returncode == 0
+
+
 def build_venv(extras: list[str]) -> None:
     """Install the project, editable, with `extras`; skip when nothing changed since the last time."""
     stamp = VENV / ".mingluo"
-    want = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + sys.version.encode() + str(ROOT).encode()).hexdigest()
-    have = json.loads(stamp.read_text()) if stamp.exists() else {}
-    if have.get("hash") == want and set(extras) <= set(have.get("extras", [])) and PYTHON.exists():
+    want = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + str(ROOT).encode()).hexdigest()
+    works = usable()
+    have = json.loads(stamp.read_text()) if works and stamp.exists() else {}
+    if have.get("hash") == want and set(extras) <= set(have.get("extras", [])):
         return
-    if have.get("hash") != want or not PYTHON.exists():
+    if not works:
+        if Path(sys.prefix).resolve() == VENV.resolve():
+            raise SystemExit(f"setup: {VENV} cannot be rebuilt by its own Python; run this with another one")
         say(f"creating {VENV.name} with Python {sys.version.split()[0]}")
         make_venv()
     extras = sorted(set(extras) | set(have.get("extras", [])))
     say(f"installing mingluo[{','.join(extras)}]")
-    subprocess.run([PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-e",
-                    f"{ROOT}[{','.join(extras)}]"], check=True)
+    done = subprocess.run([PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-e",
+                           f"{ROOT}[{','.join(extras)}]"], check=False)
+    if done.returncode:
+        raise SystemExit("setup: pip could not install everything (its reason is above); is the network there? "
+                         "Run the same command again")
     stamp.write_text(json.dumps({"hash": want, "extras": extras}))
 
 
@@ -110,7 +127,7 @@ def install_system() -> None:
 
 
 if __name__ == "__main__":
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 (a Python that is too old gets a sentence, not a traceback)
         raise SystemExit(f"setup: Python 3.11 or newer is needed, this is {sys.version.split()[0]} ({sys.executable})")
     match sys.argv[1:]:
         case ["venv", *extras]:

@@ -42,8 +42,8 @@ class ModbusWire(AnyWire, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Devices of different speed or parity share this wire on purpose."""
     answer_timeout_ms: Annotated[float, Meta(ge=20, le=10000)] = 300.0
     """From the last byte of a request to the first of its answer."""
-    turnaround_ms: Annotated[float, Meta(ge=0, le=1000)] = 10.0
-    """What devices usually take to answer: only used to plan reads and to reckon the load."""
+    turnaround_ms: Annotated[float, Meta(ge=0, le=1000)] | None = None
+    """What devices usually take to answer (default 10, on TCP 1): only used to plan reads and to reckon the load."""
     devices: Annotated[tuple[Device, ...], Meta(min_length=1)]
 
 
@@ -70,10 +70,10 @@ def host_port(port: str) -> tuple[str, int] | None:
 def cost_of(wire: ModbusWire, device: Device) -> Cost:
     """Return what an exchange with this device costs on this wire."""
     if "://" in wire.port:
-        return Cost(0.0, wire.turnaround_ms, 0.0)
+        return Cost(0.0, 1.0 if wire.turnaround_ms is None else wire.turnaround_ms, 0.0)
     settings = device.serial or wire.serial or Serial()
     char_ms = characters(settings.baud, settings.parity, settings.stop_bits)
-    return Cost(char_ms, wire.turnaround_ms, silence_ms(char_ms, settings.baud))
+    return Cost(char_ms, 10.0 if wire.turnaround_ms is None else wire.turnaround_ms, silence_ms(char_ms, settings.baud))
 
 
 def blocks_of(template: Template, points: Mapping[str, float], cost: Cost) -> list[tuple[float, list[Point], Block]]:

@@ -1,4 +1,4 @@
-"""Bytes ⇄ numbers: register types, byte and word orders, bit slices, scales.
+"""Bytes ⇄ numbers: register types, byte and word orders, bit fields, scales.
 
 Owns: how raw numbers lie in the registers of one block, and what one count is worth. Promises: pure functions of
 their arguments; formats are compiled once per block; a scaled value is the double nearest to the exact decimal
@@ -79,7 +79,7 @@ class Layout:
         places = [place for field in self.fields for place in _places(field)]
         codes = "".join(_CODES[field.kind] for field in self.fields)
         self._packed = struct.Struct(">" + codes)
-        self._slices = [(n, low, (1 << many) - 1) for n, field in enumerate(self.fields) if field.bits
+        self._cuts = [(n, low, (1 << many) - 1) for n, field in enumerate(self.fields) if field.bits
                         for low, many in [field.bits]]
         self._pick: Callable[[bytes], tuple[int, ...]] | None = None
         if all(a < b for a, b in pairwise(places)):
@@ -101,15 +101,15 @@ class Layout:
             raw = self._format.unpack_from(data, start)
         else:
             raw = self._format.unpack(bytes(self._pick(data[start:] if start else data)))
-        if self._slices:
+        if self._cuts:
             numbers = list(raw)
-            for n, low, mask in self._slices:
+            for n, low, mask in self._cuts:
                 numbers[n] = numbers[n] >> low & mask
             return tuple(numbers)
         return raw
 
     def pack(self, raw: Sequence[float], into: bytearray, start: int = 0) -> None:
-        """Write raw numbers into the bytes of a block; bits beside a slice stay as they are.
+        """Write raw numbers into the bytes of a block; bits beside a bit field stay as they are.
 
         Raises:
             ValueError: a number does not fit its field.

@@ -1,6 +1,6 @@
 """When to read what: due times, back-off, and how each device is doing.
 
-Owns: the due time of every block read of one wire, and the standing of every device. Promises: phase-locked polls
+Owns: the due time of every block read of one wire, and the standing of every device. Promises: polls on a fixed grid
 (next = previous + period); a missed poll is skipped and counted, never made up for; a failing device is asked more
 and more seldom, so it cannot take the wire from the others. Never: does I/O or reads a clock: time is an argument.
 """

@@ -117,8 +117,8 @@ class Box:
                                 on_fault=self._tell_fault)],
             "writer": [Worker("writer", self._write, patience_s=WRITER_PATIENCE_S, replace=False, now=now,
                               on_fault=self._tell_fault)],
-            "uplink": [Worker(f"uplink {u.platform.id}", u.step, patience_s=UPLINK_PATIENCE_S, close=u.close, now=now,
-                              on_fault=self._tell_fault) for u in self.uplinks],
+            "uplink": [Worker(f"uplink {u.platform.id}", u.step, patience_s=UPLINK_PATIENCE_S, replace=False,
+                              close=u.close, now=now, on_fault=self._tell_fault) for u in self.uplinks],
             "control": [Worker("control", self.control.step, patience_s=30.0, open=self.control.open,
                                close=self.control.close, now=now, on_fault=self._tell_fault)],
             "wire": [Worker(f"wire {wire}", partial(self._read, driver), patience_s=WIRE_PATIENCE_S, open=driver.open,
@@ -176,14 +176,19 @@ class Box:
         return Uplink(platform, Default(gateway.root, gateway.id, names), Sources(
             reader=self.journal.reader(platform.id), decode=_decode, present=lambda: self.corridor.present,
             door=self.clock.door, birth=self._birth, health=self.status,
-            report=lambda kind, why: self.corridor.tell([self._fact(
-                kind, f"平台 {platform.id}", f"platform {platform.id}", platform=platform.id, **why)])),
-            site.secret(platform, folder), self.clock.now)
+            report=partial(self._report, platform.id)), site.secret(platform, folder), self.clock.now)
+
+    def _report(self, platform: str, kind: str, why: dict[str, Any]) -> None:
+        texts = {"text_zh": f"平台 {platform}", "text_en": f"platform {platform}"}
+        facts = {key: value for key, value in why.items() if key not in texts}
+        texts |= {key: value for key, value in why.items() if key in texts}
+        self.corridor.tell([self._fact(kind, texts["text_zh"], texts["text_en"], platform=platform, **facts)])
 
     def _birth(self) -> dict[str, Any]:
         return {"name": self.config.gateway.name, "version": metadata.version("mingluo"),
                 "objects": [{"object": o.id, "name": o.name, "hazard": o.hazard, "code": o.code, "service": o.service,
                              "people": o.people, "position": o.position} for o in self.config.objects],
+                "streams": self.journal.epochs(),
                 "promises": {"commit_s": self.config.journal.commit_s, "stored": False}}
 
     # --- the installer's side
@@ -200,7 +205,9 @@ class Box:
             "objects": lambda: status.objects(self.corridor.present, round(now_s * 1000)),
             "outputs": lambda: status.outputs(self.outputs.present()),
             "wires": self._wires,
-            "platforms": lambda: [uplink.health() for uplink in self.uplinks],
+            "platforms": lambda: [msgspec.to_builtins(health) | {"rows": health.backlog_rows,
+                                                                 "records": health.backlog_records}
+                                  for health in (uplink.health() for uplink in self.uplinks)],
             "journal": self.journal.health,
             "disk": lambda: status.disk([self.config.journal.folder, self.config.journal.staging]),
             "workers": lambda: status.workers(self.workers),

@@ -9,45 +9,79 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import re
+import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
+import drivers
+from drivers import strictyaml
 from gateway import config as site
 from gateway import control, status
 
-cli = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None,
-                  help="Mingluo 鸣锣: the field box of a county's early-warning network.")
+EXIT_CODES = """Exit codes: 0 done; 1 refused, or errors were found; 2 wrong usage, or no gateway answers;
+78 (run) the configuration is wrong; 130 interrupted."""
+
+# A traceback is for the log of the service; a person gets a sentence. So typer's own, which also shows local
+# variables, is off, and `main` turns what is known to go wrong into one line.
+cli = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+                  help="Mingluo 鸣锣: the field box of a county's early-warning network.", epilog=EXIT_CODES)
 
 Lang = Annotated[Literal["zh", "en"], typer.Option(help="language of the answer")]
-Socket = Annotated[str, typer.Option(help="control socket of the running gateway")]
-DEFAULT_SOCKET = os.environ.get("MINGLUO_SOCKET", "/run/mingluo/control.sock")
+Socket = Annotated[str, typer.Option(envvar="MINGLUO_SOCKET", help="control socket of the running gateway")]
+SOCKET = "/run/mingluo/control.sock"
 OBJECT = typer.Argument(help="object id, as in the configuration")
+STYLES = {"red": "bold red", "orange": "bold dark_orange", "yellow": "bold yellow", "blue": "bold blue",
+          "unknown": "bold magenta", "none": "green"}
 
 
-def _fail(message: str, code: int = 1) -> None:
-    typer.echo(message, err=True)
+def main() -> None:
+    """Run the command line; a known trouble becomes one line and an exit code, never a traceback."""
+    try:
+        cli()
+    except BrokenPipeError:
+        # `mingluo status | head`: whoever read has enough. The interpreter must not try to flush once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (strictyaml.Problems, drivers.SetupError, drivers.LinkError, OSError) as error:
+        sys.stderr.write(f"mingluo: {error}\n")
+        raise SystemExit(1) from None
+
+
+def _fail(*texts: str, code: int = 1) -> NoReturn:
+    for text in texts:
+        typer.echo(text, err=True)
     raise typer.Exit(code)
 
 
-def _ask(socket: str, request: dict[str, Any]) -> dict[str, Any]:
+def _ask(socket: str, request: dict[str, Any], lang: str) -> dict[str, Any]:
     try:
-        return control.ask(socket, request, timeout_s=5.0)
+        return control.ask(socket, request, timeout_s=10.0)
     except control.Unreachable as error:
-        _fail(str(error), 2)
-        raise  # not reached; keeps the type checker honest
+        _fail(*_in_order(lang, error.text_zh, error.text_en), code=2)
+
+
+def _in_order(lang: str, zh: str, en: str) -> tuple[str, str]:
+    """Both languages, the asked one first: who stands beside the box may not read the other."""
+    return (zh, en) if lang == "zh" else (en, zh)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # no such user in /etc/passwd, as in a container
+        return str(os.getuid())
 
 
 def _command(socket: str, lang: str, kind: str, object_: str, **more: Any) -> None:
     """Send one Command and print what became of it."""
-    request = {"do": "command", "kind": kind, "object": object_, "who": getpass.getuser(), **more}
-    reply = _ask(socket, {k: v for k, v in request.items() if v is not None})
-    text = reply.get(f"text_{lang}") or reply.get("error") or json.dumps(reply, ensure_ascii=False)
-    typer.echo(text, err=not reply.get("ok"))
+    request = {"do": "command", "kind": kind, "object": object_, "who": _user(), **more}
+    reply = _ask(socket, {k: v for k, v in request.items() if v is not None}, lang)
     if not reply.get("ok"):
-        raise typer.Exit(1)
+        _fail(*_in_order(lang, reply.get("text_zh", ""), reply.get("text_en", "")))
+    typer.echo(reply[f"text_{lang}"])
 
 
 @cli.command()
@@ -78,21 +112,40 @@ def schema() -> None:
 
 @cli.command("status")
 def show_status(
-    socket: Socket = DEFAULT_SOCKET,
+    socket: Socket = SOCKET,
     lang: Lang = "zh",
     as_json: Annotated[bool, typer.Option("--json", help="the whole document, for machines")] = False,
 ) -> None:
     """Show objects, wires, alarms, backlog, clock, disk and restarts of the running gateway."""
-    document = _ask(socket, {"do": "status"})
+    document = _ask(socket, {"do": "status"}, lang)
+    if not document.get("ok"):
+        _fail(*_in_order(lang, document.get("text_zh", ""), document.get("text_en", "")))
     if as_json:
         typer.echo(json.dumps(document, ensure_ascii=False, indent=2))
         return
-    for line in status.lines(document, lang):
-        typer.echo(line)
+    lines = status.lines(document, lang)
+    if sys.stdout.isatty():
+        _show(lines)
+    else:
+        typer.echo("\n".join(lines))
+
+
+def _show(lines: list[str]) -> None:
+    """Print on a terminal: each object in its colour, its sections in bold."""
+    from rich.console import Console
+    from rich.text import Text
+
+    words = {word: style for colour, style in STYLES.items() for word in status.WORDS[colour]}
+    console = Console(highlight=False)
+    for n, line in enumerate(lines):
+        shown = Text(line, style="" if line.startswith(" ") and n else "bold")
+        if (found := re.match(r" +\[([^]]+)\]", line)) and found[1] in words:
+            shown.stylize(words[found[1]], *found.span())
+        console.print(shown, soft_wrap=True)
 
 
 @cli.command()
-def ack(object_: Annotated[str, OBJECT], socket: Socket = DEFAULT_SOCKET, lang: Lang = "zh") -> None:
+def ack(object_: Annotated[str, OBJECT], socket: Socket = SOCKET, lang: Lang = "zh") -> None:
     """Acknowledge an object's alarm: somebody has heard it. The alarm goes on."""
     _command(socket, lang, "acknowledge", object_)
 
@@ -101,7 +154,7 @@ def ack(object_: Annotated[str, OBJECT], socket: Socket = DEFAULT_SOCKET, lang: 
 def silence(
     object_: Annotated[str, OBJECT],
     minutes: Annotated[float | None, typer.Option(help="how long; absent = the siren's own setting")] = None,
-    socket: Socket = DEFAULT_SOCKET,
+    socket: Socket = SOCKET,
     lang: Lang = "zh",
 ) -> None:
     """Silence an object's sirens for a while; a higher colour breaks the silence."""
@@ -109,19 +162,19 @@ def silence(
 
 
 @cli.command()
-def clear(object_: Annotated[str, OBJECT], socket: Socket = DEFAULT_SOCKET, lang: Lang = "zh") -> None:
+def clear(object_: Annotated[str, OBJECT], socket: Socket = SOCKET, lang: Lang = "zh") -> None:
     """End a latched alarm whose cause is gone."""
     _command(socket, lang, "clear", object_)
 
 
 @cli.command()
-def confirm(object_: Annotated[str, OBJECT], socket: Socket = DEFAULT_SOCKET, lang: Lang = "zh") -> None:
+def confirm(object_: Annotated[str, OBJECT], socket: Socket = SOCKET, lang: Lang = "zh") -> None:
     """Let an alarm that waits for an officer sound."""
     _command(socket, lang, "confirm", object_)
 
 
 @cli.command()
-def refuse(object_: Annotated[str, OBJECT], socket: Socket = DEFAULT_SOCKET, lang: Lang = "zh") -> None:
+def refuse(object_: Annotated[str, OBJECT], socket: Socket = SOCKET, lang: Lang = "zh") -> None:
     """Hold an alarm that waits for an officer."""
     _command(socket, lang, "refuse", object_)
 
@@ -132,7 +185,7 @@ def service(
     state: Annotated[Literal["commissioning", "trial", "in_service", "maintenance", "retired"],
                      typer.Argument(help="maintenance returns to service by itself")],
     hours: Annotated[float, typer.Option(min=0.01, max=72, help="how long maintenance lasts")] = 2.0,
-    socket: Socket = DEFAULT_SOCKET,
+    socket: Socket = SOCKET,
     lang: Lang = "zh",
 ) -> None:
     """Set an object's service state. Outside in_service everything is reported as a test and no siren sounds."""
@@ -149,7 +202,17 @@ def demo(
     """Run the real gateway against simulated wires, with a story of about a minute. No root, no hardware."""
     from hil.demo import Demo
 
-    raise typer.Exit(Demo(folder=folder, forever=forever, as_json=as_json, lang=lang, screen=sys.stdout).run())
+    def leave(_number: int, _frame: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    # A closed terminal or a `kill` must end what the demo started, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGHUP, leave)
+    try:
+        code = Demo(folder=folder, forever=forever, as_json=as_json, lang=lang, screen=sys.stdout).run()
+    except (AssertionError, RuntimeError) as error:  # a simulator or the gateway did not come up: it says which and why
+        _fail(f"mingluo demo: {error}")
+    raise typer.Exit(code)
 
 
 @cli.command()

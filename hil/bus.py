@@ -19,7 +19,7 @@ import tty
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from msgspec import Struct
 
@@ -63,7 +63,8 @@ class Spoken(Struct, frozen=True):
 class _Talk:
     """A frame on its way."""
 
-    def __init__(self, source: str, data: bytes, start_s: float, gap_s: float, sent: Callable[[float], None] | None):
+    def __init__(self, source: str, data: bytes, start_s: float, gap_s: float,
+                 sent: Callable[[float], None] | None) -> None:
         self.source, self.data, self.start_s, self.gap_s, self.sent = source, bytearray(data), start_s, gap_s, sent
         self.done = 0
         self.spoilt = False
@@ -116,7 +117,7 @@ class Bus:
         self.log: deque[Spoken] = deque(maxlen=100_000)
         """The last frames of everybody, programs included."""
         self._rng = random.Random(seed)
-        # Characters passed on together: fewer wake-ups, yet nobody can take the wait for a silence. Last bytes are exact.
+        # Characters passed on together: fewer wake-ups, yet nobody can take the wait for a silence.
         self._chunk = max(1, int(0.8 * self.silence_s / self.char_s))
         self._ports: dict[str, _Port] = {}
         self._stations: list[Station] = []
@@ -160,7 +161,7 @@ class Bus:
         """Let bytes nobody sent appear on the wire."""
         self._do(lambda: self._say("noise", data, time.monotonic(), None))
 
-    def __enter__(self) -> Bus:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

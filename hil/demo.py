@@ -169,7 +169,7 @@ class Demo:
                                  for o in status.get("outputs", ())))
         sounding = any(o["on"] for o in status.get("outputs", ()) if o["output"].startswith("siren"))
         outputs.append(f"   {word('sounding')}" if sounding else "", style="bold white on red")
-        backlog = sum(p["backlog_readings"] for p in status.get("platforms", ()))
+        backlog = sum(p["records"] for p in status.get("platforms", ()))
         wires = "  ".join(f"{d['device']} {d['state']} {d['answered']}/{d['asked']}"
                           for w in status.get("wires", ()) for d in w["devices"])
         network = word("cut") if rig.network.is_cut else word("up")
@@ -196,12 +196,13 @@ class Demo:
         kinds = [event["kind"] for event in rig.county.events()]
         return {
             "ok": code == 0 and not audit.lost and not audit.invented and not counters.gaps and not counters.bad
-            and delay_ms is not None and audit.matched > 0,
+            and delay_ms is not None and audit.matched > 0 and "alarm.acknowledged" in kinds,
             "broker": rig.broker.kind,
             "on_the_wire": audit.matched + len(audit.lost), "at_the_county": audit.matched,
             "lost": len(audit.lost), "invented": len(audit.invented), "by_point": dict(audit.by_point),
             "live": counters.live, "backlog": counters.backlog, "duplicates_dropped": counters.duplicates,
             "gaps": len(counters.gaps), "events": len(kinds), "alarms": kinds.count("alarm.raised"),
+            "acknowledged": kinds.count("alarm.acknowledged"),
             "siren_delay_ms": delay_ms, "first_reading_s": round(first_s, 2), "exit_code": code,
         }
 

@@ -157,13 +157,13 @@ class Proxy:
     def _pass_on(self, sock: socket.socket) -> None:
         try:
             data = sock.recv(_CHUNK)
+            if sock in self._clients:
+                self.bytes_up += len(data)
+            else:
+                self.bytes_down += len(data)
             if data:
                 self._pairs[sock].sendall(data)
+                return
         except OSError:
-            data = b""
-        if not data:
-            self._drop(sock)
-        elif sock in self._clients:
-            self.bytes_up += len(data)
-        else:
-            self.bytes_down += len(data)
+            pass  # whichever side is gone, both go
+        self._drop(sock)

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, Self, get_args
 
 from msgspec import Struct
 
@@ -61,7 +61,8 @@ class Slave:
         """The code sent under the fault ``exception``."""
         self.fault: Fault = ""
         self._lock = threading.Lock()
-        self._images = {function: image(template, function) for function in {p.function for p in template.points}}
+        self._images: dict[int, bytearray] = {
+            function: image(template, function) for function in {p.function for p in template.points}}
         self._readers: dict[tuple[int, int, int], Reader | None] = {}
         for point, value in (values or {}).items():
             self.set(point, value)
@@ -89,7 +90,7 @@ class Slave:
         """Return the honest answer to a request, an exception where the request cannot be served."""
         if len(pdu) != 5 or pdu[0] not in self._images:
             return bytes([pdu[0] | 0x80, 1])
-        function, first, count = struct.unpack(">BHH", pdu)
+        function, first, count = int(pdu[0]), *struct.unpack(">HH", pdu[1:])
         bits = function in (1, 2)
         if not 1 <= count <= (2000 if bits else self.template.max_registers):
             return bytes([function | 0x80, 3])
@@ -99,7 +100,7 @@ class Slave:
             return bytes([function | 0x80, 2])
         if bits:
             taken = int.from_bytes(held, "little") >> first & (1 << count) - 1
-            data = taken.to_bytes((count + 7) // 8, "little")
+            data: bytes = taken.to_bytes((count + 7) // 8, "little")
         else:
             data = held[2 * first:2 * (first + count)]
         return bytes([function, len(data)]) + data
@@ -139,7 +140,7 @@ class RtuStation:
         self.slaves = {slave.address: slave for slave in slaves}
         self.log: Log = [] if log is None else log
 
-    def hear(self, frame: bytes, at_s: float) -> Iterator[Reply]:  # noqa: ARG002
+    def hear(self, frame: bytes, at_s: float) -> Iterator[Reply]:
         """Answer what is a sound request to one of ours; keep silent otherwise."""
         slave = self.slaves.get(frame[0])
         if slave is None or len(frame) < 4 or not sound(frame) or slave.fault == "silent":
@@ -181,7 +182,7 @@ class TcpServer:
         self._stop = False
         self._thread = threading.Thread(target=self._run, name="modbus-tcp", daemon=True)
 
-    def __enter__(self) -> TcpServer:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -4,11 +4,11 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from judgement_site import INFO, Box, point, rule, site, slope
 
 from drivers import PointInfo
 from gateway.judgement.limits import CONFIRM_S
 from gateway.model import LEVELS, Colour
+from tests.judgement_site import INFO, Box, point, rule, site, slope
 
 LEVELS_3 = {"yellow": 20, "orange": 40, "red": 60}
 
@@ -216,6 +216,11 @@ def test_lost_in_alarm_keeps_the_vote_and_says_so():
     quiet = box(rule(**LEVELS_3)).say(1, 5).fail(2).fail(3)
     assert (quiet.kinds(), quiet.colour) == (["point.lost"], "unknown")
     assert quiet.say(4, 5).kinds() == ["point.lost", "point.returned"]
+
+
+def test_a_point_without_rules_that_is_lost_in_an_alarm_costs_no_vote():
+    b = box(rule(**LEVELS_3), points=TWO).say(1, 45, 0, points=("x", "z")).fail(2, "quarantined", points=("z",))
+    assert b.kinds() == ["alarm.raised", "point.lost"]
 
 
 @settings(max_examples=80, deadline=None)

@@ -2,10 +2,10 @@ import itertools
 
 import msgspec
 import pytest
-from judgement_site import EVERYTHING, Box, point, rule, site, slope
 
 from gateway.config import Authority
 from gateway.model import Colour
+from tests.judgement_site import EVERYTHING, Box, point, rule, site, slope
 
 LEVELS_3 = {"yellow": 20, "orange": 40, "red": 60}
 VALUES = {"yellow": 25.0, "orange": 45.0, "red": 65.0}
@@ -171,13 +171,10 @@ def test_a_shared_siren_follows_the_worst_claim_that_is_not_silenced():
     assert (b.sounds().colour.value, b.siren) == ("red", "none")
 
 
-def test_the_fault_lamp_shows_losses_and_faults_use_no_siren():
-    b = box(EVERYTHING).say(1, 5)
-    assert b.sounds("lamp").colour.value == "none"
-    b.fail(2, "quarantined")
-    assert (b.sounds("lamp").colour.value, b.siren, b.sounds("strobe").colour.value) == ("unknown", "none", "none")
-    b.say(3, 5)
-    assert b.sounds("lamp").colour.value == "none"
+def test_faults_move_no_siren_and_no_strobe():
+    b = box(EVERYTHING).say(1, 5).fail(2, "quarantined")
+    b.take(b.pipeline.link("bus", False, "", 3.0)).tick(500)
+    assert [(d.output, d.colour.value) for d in b.demand] == [("siren", "none"), ("strobe", "none")]
 
 
 @pytest.mark.parametrize("service", ["commissioning", "trial", "maintenance", "retired"])

@@ -1,5 +1,6 @@
 """The driver against its simulator: real RTU frames on a pty, real Modbus TCP on a socket."""
 
+import itertools
 import threading
 import time
 from pathlib import Path
@@ -29,7 +30,8 @@ def crack(address=3, **more):
 
 def wire(port, *devices, **more):
     return ModbusWire(id="w", driver="modbus", port=port, answer_timeout_ms=60, devices=devices or (
-        Device(id="rain", template="rain-tipping", address=2), Device(id="crack", template="crack-cable-bolin", address=3)),
+        Device(id="rain", template="rain-tipping", address=2),
+        Device(id="crack", template="crack-cable-bolin", address=3)),
         **more)
 
 
@@ -101,9 +103,11 @@ def test_new_values_come_through(rig):
 
 def test_polls_keep_their_pace_and_their_place(rig):
     starts = [s.at_s for s in rig.of("crack", 20)][1:]   # the first read is an early one
-    steps = [round((b - a) / 0.05) for a, b in zip(starts, starts[1:], strict=False)]
-    assert starts[-1] - starts[0] == pytest.approx(sum(steps) * 0.05, abs=0.03)
-    assert sum(steps) <= 2 * len(steps)
+    assert starts[-1] - starts[0] >= 17 * 0.05           # never faster than asked, however late some came
+    grid = [task.due_s for task in rig.driver._schedule.tasks if task.station.device == "crack"]
+    rig.of("crack", 5)
+    moved = next(task.due_s for task in rig.driver._schedule.tasks if task.station.device == "crack") - grid[0]
+    assert moved / 0.05 == pytest.approx(round(moved / 0.05))
 
 
 WRONG = [fault for fault in FAULTS if fault not in ("", "leading_zero", "late")]
@@ -130,7 +134,8 @@ def test_a_wrong_answer_is_never_a_value(rig, fault):
     assert state["crack"].state == "quarantined"
     assert state["crack"].errors[expected] == 3
     slave.plug()
-    good = rig.scans(lambda got: any(s.device == "crack" and s.values == (99.0,) for s in got), 8)
+    rig.driver.submit(command("read_now", "crack"))   # a back-off does not hold what somebody asks for
+    good = rig.scans(lambda got: any(s.device == "crack" and s.values == (99.0,) for s in got))
     assert {s.values for s in good if s.device == "crack"} <= {(99.0,), (None,)}
 
 
@@ -173,7 +178,7 @@ def test_one_dead_device_does_not_stop_the_other(rig):
     assert dead
     assert all(s.values == (None,) and s.notes == (Note.NO_ANSWER,) for s in dead)
     assert all(s.values == (144.1,) for s in got if s.device == "rain")
-    gaps = [b.at_s - a.at_s for a, b in zip(dead, dead[1:], strict=False)]
+    gaps = [b.at_s - a.at_s for a, b in itertools.pairwise(dead)]
     assert gaps == sorted(gaps) or len(gaps) < 2 or gaps[-1] >= BACK_OFF_S[1]
 
 
@@ -194,7 +199,8 @@ def command(kind, device, points=(), **more):
 def test_read_now_comes_before_polls_and_wakes_a_waiting_read(tmp_path):
     with TcpServer([rain(turnaround_s=0)]) as server:
         device = Device(id="rain", template="rain-tipping", address=2)
-        driver = Modbus(wire(f"tcp://127.0.0.1:{server.port}", device), {"rain": {"total": 600}}, LIBRARY, time.monotonic)
+        driver = Modbus(wire(f"tcp://127.0.0.1:{server.port}", device), {"rain": {"total": 600}}, LIBRARY,
+                        time.monotonic)
         driver.open()
         assert len(driver.read(1)) == 1
         timer = threading.Timer(0.1, driver.submit, [command("read_now", "rain", ("total_2", "total_3"))])
@@ -350,7 +356,7 @@ def test_a_wire_that_cannot_keep_up_is_told_with_numbers(caplog):
     slow = wire("p", serial=Serial(baud=1200))
     polls = {"rain": {"total": 0.2}, "crack": {"displacement": 0.2}}
     found = Modbus.overload(slow, polls, LIBRARY)
-    # 3.65+0.01 is not the point: 29.2 silence + 10 turnaround + 15 characters of 8.33 ms, twice, in 200 ms
+    # 29.2 ms of silence, 10 of turnaround, 15 characters of 8.33 ms, twice, in 200 ms
     assert "164%" in found[-1][1]
     assert Modbus.overload(slow, {"rain": {"total": 2}, "crack": {"displacement": 2}}, LIBRARY) == []
     gas = wire("p", Device(id="gas", template="gas-self-describing", address=1))
@@ -359,7 +365,8 @@ def test_a_wire_that_cannot_keep_up_is_told_with_numbers(caplog):
     assert "wire_overloaded" in caplog.text
 
 
-@pytest.mark.parametrize(("polls", "text"), [({"rain": {"depth": 1}}, "no point depth"), ({"x": {"y": 1}}, "not on it")])
+@pytest.mark.parametrize(("polls", "text"), [({"rain": {"depth": 1}}, "no point depth"),
+                                             ({"x": {"y": 1}}, "not on it")])
 def test_polls_of_what_is_not_there_are_refused(polls, text):
     with pytest.raises(SetupError, match=text):
         Modbus(wire("p"), polls, LIBRARY, time.monotonic)
@@ -406,25 +413,26 @@ def test_a_missed_poll_is_skipped_and_counted():
     made = tasks(0.1)
     served = run(Schedule(made), 10, cost_s=0.25)
     assert len(served) == pytest.approx(40, abs=1)
-    assert made[0].station.missed == pytest.approx(60, abs=2)
+    assert made[0].due_s == pytest.approx(0.1 * (len(served) + made[0].station.missed))   # the grid never moved
+    assert served[-1][0] - 0.1 <= made[0].due_s <= served[-1][0] + 0.1 + 1e-6             # and nothing piled up
 
 
 def test_a_fast_point_is_not_held_up_by_slow_ones():
     served = run(Schedule(tasks(0.05, *[10] * 20)), 10, cost_s=0.02)
     fast = [t for t, d in served if d == "d0"]
     assert len(fast) >= 195
-    assert max(b - a for a, b in zip(fast, fast[1:], strict=False)) <= 0.1
+    assert max(b - a for a, b in itertools.pairwise(fast)) <= 0.1
 
 
 def test_a_device_gets_its_rest():
     served = run(Schedule(tasks(0.1, gap_s=0.5)), 5)
-    assert min(b - a for (a, _), (b, _) in zip(served, served[1:], strict=False)) >= 0.5099
+    assert min(b - a for (a, _), (b, _) in itertools.pairwise(served)) >= 0.5099
 
 
 def test_a_dead_device_is_asked_ever_more_seldom():
     served = [t for t, d in run(Schedule(tasks(0.1, 0.1)), 60, fail={"d0"}) if d == "d0"]
-    waits = [b - a for a, b in zip(served, served[1:], strict=False)]
-    assert [round(b - a, 6) >= 0 for a, b in zip(waits, waits[1:], strict=False)] == [True] * (len(waits) - 1)
+    waits = [b - a for a, b in itertools.pairwise(served)]
+    assert [round(b - a, 6) >= 0 for a, b in itertools.pairwise(waits)] == [True] * (len(waits) - 1)
     assert waits[-1] >= 9.99
     assert len(served) < 12
 

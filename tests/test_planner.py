@@ -43,6 +43,7 @@ def test_no_other_plan_is_cheaper(spans, cost, most):
     assert sum(cost.exchange_ms(b.function, b.count) for b in blocks) == pytest.approx(best)
 
 
+@settings(deadline=None)
 @given(SPANS, COSTS, st.integers(6, 125), st.booleans())
 def test_every_span_is_read_once_and_whole(spans, cost, most, contiguous):
     blocks = plan(spans, cost, most, contiguous)

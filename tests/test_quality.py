@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from judgement_site import point
 
 from drivers import DEVICE_NOTES, WIRE_NOTES, PointInfo
 from gateway.judgement.quality import Quality
 from gateway.model import REASONS, Flag, Reason
+from tests.judgement_site import point
 
 
 def one(info=None, **quality):
@@ -175,3 +175,15 @@ def test_only_rules_see_a_saturated_value_as_endless():
     v = np.array([100.5])
     verdict = q.judge(table, v, (), 1.0)
     assert (v[0], verdict.judged[0]) == (100.5, math.inf)
+
+
+@pytest.mark.parametrize(("value", "note"), [(101.0, ""), (7.0, "sensor_fault"), (None, "no_answer"), (math.inf, "")])
+def test_rules_never_see_a_value_that_nobody_believes(value, note):
+    q, table = one()
+    assert math.isnan(q.judge(table, np.array([value], np.float64), [note], 1.0).judged[0])
+
+
+def test_one_failed_reading_is_no_proof_that_an_unread_point_is_there():
+    q, table = one()
+    read(q, table, 1.0, None, "bad_crc")
+    assert (bool(q.lost[0]), bool(q.told[0])) == (True, False)

@@ -4,7 +4,7 @@ import math
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivers.registers import FLOATS, Coils, Field, Layout, scale, width
@@ -33,6 +33,7 @@ def layouts(draw):
     return [fields[n] for n in order], [numbers[n] for n in order], at
 
 
+@settings(deadline=None)
 @given(layouts(), st.binary(max_size=5))
 def test_numbers_survive_packing_and_unpacking(case, before):
     fields, numbers, registers = case
@@ -41,6 +42,7 @@ def test_numbers_survive_packing_and_unpacking(case, before):
     assert layout.unpack(bytes(before) + bytes(block), len(before)) == tuple(numbers)
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=4, max_size=4))
 def test_orders_are_the_letters_of_the_datasheet(data):
     a, b, c, d = (data[n:n + 1] for n in range(4))
@@ -50,8 +52,9 @@ def test_orders_are_the_letters_of_the_datasheet(data):
         assert Layout([Field(0, "u32", order)], 2).unpack(on_wire) == struct.unpack(">I", data)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 0xFFFF), st.integers(0, 15), st.integers(1, 16), st.data())
-def test_a_bit_slice_changes_nothing_beside_it(word, low, many, data):
+def test_a_bit_field_changes_nothing_beside_it(word, low, many, data):
     many = min(many, 16 - low)
     code = data.draw(st.integers(0, (1 << many) - 1))
     layout, block = Layout([Field(0, bits=(low, many))], 1), bytearray(struct.pack(">H", word))
@@ -62,6 +65,7 @@ def test_a_bit_slice_changes_nothing_beside_it(word, low, many, data):
     assert after & ~mask == word & ~mask
 
 
+@settings(deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=40))
 def test_coils_survive(bits):
     coils = Coils([Field(n, "bit") for n in range(len(bits))], len(bits))
@@ -71,6 +75,7 @@ def test_coils_survive(bits):
     assert int.from_bytes(block, "little") == sum(bit << n for n, bit in enumerate(bits))
 
 
+@settings(deadline=None)
 @given(st.integers(-(2**31), 2**32 - 1), st.integers(0, 6))
 def test_a_scaled_count_is_the_decimal_people_write(raw, places):
     text = f"{'-' if raw < 0 else ''}{abs(raw) // 10**places}.{abs(raw) % 10**places:0{places or 1}d}"
@@ -78,6 +83,7 @@ def test_a_scaled_count_is_the_decimal_people_write(raw, places):
     assert scale(decimals=places).up(raw) == float(text)
 
 
+@settings(deadline=None)
 @given(st.integers(-32768, 32767), st.sampled_from([0.1, 0.2, 0.01, 5.0, 0.0054931640625, 9.80665]),
        st.sampled_from([0.0, -50.0, 3.2]))
 def test_down_undoes_up(raw, factor, offset):

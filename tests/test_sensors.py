@@ -5,7 +5,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivers import Note, SetupError
@@ -79,6 +79,7 @@ def test_frames_are_sound_and_values_are_the_oracles(model):
 
 
 @pytest.mark.parametrize("model", sorted(ORACLES))
+@settings(deadline=None)
 @given(data=st.data())
 def test_any_registers_read_as_the_datasheet_says(model, data):
     words = data.draw(st.lists(st.integers(0, 0xFFFF), min_size=10, max_size=10))

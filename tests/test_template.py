@@ -27,7 +27,7 @@ def answer(*words):
     return checked(b"\x01\x03" + bytes([2 * len(words)]) + struct.pack(f">{len(words)}H", *words)).hex(" ").upper()
 
 
-@pytest.fixture()
+@pytest.fixture
 def save(tmp_path):
     def made(text, name="level.yaml", words=(0, 2, 1, 125)):
         path = tmp_path / name
@@ -63,7 +63,8 @@ def test_a_good_template_loads_and_is_called_by_its_file(save):
      "identify.checks[0].register", "not among"),
     ("examples:", "  - {id: more, register: 9, unit: mm, resolution: 1}\nexamples:", "points[1]",
      "no example shows 'more'"),
-    ("examples:", "  - {id: level, register: 9, unit: mm, resolution: 1}\nexamples:", "points[1].id", "names must differ"),
+    ("examples:", "  - {id: level, register: 9, unit: mm, resolution: 1}\nexamples:", "points[1].id",
+     "names must differ"),
 ])
 def test_a_broken_template_says_where_and_why(save, old, new, path, text):
     assert old in GOOD

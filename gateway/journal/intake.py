@@ -181,9 +181,10 @@ def merge(gaps: list[Gap], new: Any) -> None:
     """Add gaps, joining neighbours."""
     for gap in new:
         for at, old in enumerate(gaps):
-            if (old.epoch, old.lane, old.reason) == (gap.epoch, gap.lane, gap.reason) and old.last + 1 == gap.first:
+            same = (old.epoch, old.lane, old.reason, old.platforms) == (gap.epoch, gap.lane, gap.reason, gap.platforms)
+            if same and old.last + 1 == gap.first:
                 count = None if old.count is None or gap.count is None else old.count + gap.count
-                gaps[at] = Gap(old.epoch, old.lane, old.first, gap.last, count, old.reason)
+                gaps[at] = Gap(old.epoch, old.lane, old.first, gap.last, count, old.reason, old.platforms)
                 break
         else:
             gaps.append(gap)

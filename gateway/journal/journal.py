@@ -139,7 +139,10 @@ class Journal:
             self._begin_segment()
             for identity in way.done:
                 self._staging.release(identity)
-            lost = [*state.gaps, *gaps, *way.gaps, *self._untold()]
+            untold = self._untold()
+            fresh = [msgspec.structs.replace(gap, platforms=self._missed_by(gap)) for gap in (*gaps, *way.gaps)]
+            lost = [*state.gaps, *untold, *fresh]
+            self._settle_gaps(lost)
             events = self._opening(way, state, lost, at)
         return self._recovered(way, found, state, events, at)
 
@@ -172,13 +175,14 @@ class Journal:
 
     def _untold(self) -> list[Gap]:
         """Rows trimmed in the very last group, whose gap had no time to be written."""
-        lost: dict[Stream, int] = {}
+        lost: dict[Stream, tuple[int, tuple[str, ...]]] = {}
         for (platform, stream), cursor in self._cursors.items():
             extent = self._extents.get(stream)
             if extent is not None and platform in self._platforms and cursor.lacking(1, extent.oldest - 1):
-                lost[stream] = min(cursor.low + 1, lost.get(stream, cursor.low + 1))
-        return [Gap(stream[0], stream[1], first, self._extents[stream].oldest - 1, None, "quota")
-                for stream, first in lost.items()]
+                first, who = lost.get(stream, (cursor.low + 1, ()))
+                lost[stream] = (min(cursor.low + 1, first), (*who, platform))
+        return [Gap(stream[0], stream[1], first, self._extents[stream].oldest - 1, None, "quota", who)
+                for stream, (first, who) in lost.items()]
 
     def _opening(self, way: Plan, state: State, lost: list[Gap], at: float) -> tuple[Event, ...]:
         t_ms, epoch = int(at * 1000), way.intake.epoch
@@ -314,12 +318,19 @@ class Journal:
     def _lose(self, gaps: Iterable[Gap]) -> None:
         """Under the lock: these rows will never come; they are settled for everybody, and told in one event."""
         for gap in gaps:
-            missing = tuple(p for p in self._platforms
-                            if self._cursor(p, (gap.epoch, gap.lane)).lacking(gap.first, gap.last))
+            missing = self._missed_by(gap)
             if missing or not self._platforms:
                 if not self._gaps:
                     self._gaps_since = self._now()
-                merge(self._gaps, [gap])
+                merge(self._gaps, [msgspec.structs.replace(gap, platforms=missing)])
+            self._settle_gaps([gap])
+
+    def _missed_by(self, gap: Gap) -> tuple[str, ...]:
+        return tuple(p for p in self._platforms
+                     if self._cursor(p, (gap.epoch, gap.lane)).lacking(gap.first, gap.last))
+
+    def _settle_gaps(self, gaps: Iterable[Gap]) -> None:
+        for gap in gaps:
             for platform in self._platforms:
                 self._cursor(platform, (gap.epoch, gap.lane)).add(gap.first, gap.last)
                 self._dirty.add((platform, (gap.epoch, gap.lane)))
@@ -330,7 +341,7 @@ class Journal:
                      text_zh=f"记录缺失：{gap.lane} {gap.first}–{gap.last}，共 {count} 条（{gap.reason}）",
                      text_en=f"records lost: {gap.lane} {gap.first}-{gap.last}, {count} records ({gap.reason})",
                      why={"epoch": gap.epoch, "lane": gap.lane, "from": gap.first, "to": gap.last, "count": gap.count,
-                          "reason": gap.reason, "platforms": list(self._platforms)})
+                          "reason": gap.reason, "platforms": list(gap.platforms)})
 
     def _emit(self, kind: str, zh: str, en: str, why: dict[str, Any]) -> None:
         """Under the lock: the journal's own event, by the ordinary way."""
@@ -431,11 +442,12 @@ class Journal:
             if isinstance(error, (sqlite3.Error, OSError)):
                 return False
             raise
+        with self._lock:
+            self._lose(gaps)  # before the new extents hide what was trimmed
         self._publish()
         with self._lock:
             self._flight = []
             self._settled(flight, changes)
-            self._lose(gaps)
             if word:
                 self._emit(f"journal.{word}", *_WORDS[word], {"holes": len(gaps)})
             self._report()
@@ -555,6 +567,12 @@ class Journal:
                 self._damaged.add((stream, seq))
                 self._lose([Gap(stream[0], stream[1], seq, seq, None, "damaged")])
                 self._due.notify()
+
+    def absent(self, stream: Stream, first: int, last: int) -> None:
+        """Rows below the head that are not in the file: they will never come, and whoever misses them is told."""
+        with self._lock:
+            self._lose([Gap(stream[0], stream[1], first, last, None, "absent")])
+            self._due.notify()
 
     def suspect(self, error: str) -> None:
         """A reader met damage; the writer looks for itself."""

@@ -10,12 +10,12 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from gateway.journal.cursors import Cursor
-from gateway.journal.store import COLUMNS, Extent, Stream, is_damage, key_of, row_of
+from gateway.journal.store import COLUMNS, Extent, Stream, is_damage, key_of, lane_seq, row_of
 from gateway.model import LANES, Inventory, Lane, Row
 
 if TYPE_CHECKING:
@@ -88,7 +88,11 @@ class Reader:
         for a, b in self._journal.missing(self.platform, stream, first, last):
             at = a
             while at <= b and len(out) < limit and room > 0:
-                found = self._span(stream, at, b, min(_FETCH, limit - len(out)))
+                most = min(_FETCH, limit - len(out))
+                found = self._span(stream, at, b, most)
+                if found is None:
+                    return out
+                self._tell_holes(stream, at, b if len(found) < most else found[-1][0], found)
                 for seq, row in found:
                     at = seq + 1
                     if row is None:
@@ -96,31 +100,45 @@ class Reader:
                     elif room > 0:
                         out.append(row)
                         room -= len(row.body)
-                if len(found) < _FETCH:
+                if len(found) < most:
                     break
             if len(out) >= limit or room <= 0:
                 break
         return out
 
-    def _span(self, stream: Stream, first: int, last: int, limit: int) -> list[tuple[int, Row | None]]:
+    def _tell_holes(self, stream: Stream, first: int, last: int, found: list[tuple[int, Row | None]]) -> None:
+        """Rows below the head that are not in the file will never come: nobody must wait for them, or not know."""
+        for seq, _ in [*found, (last + 1, None)]:
+            if first < seq <= last + 1:
+                self._journal.absent(stream, first, seq - 1)
+            first = max(first, seq + 1)
+
+    def _span(self, stream: Stream, first: int, last: int, limit: int) -> list[tuple[int, Row | None]] | None:
         number = self._journal.number(stream[0])
         if number is None:
-            return []
+            return None
         records = self._query(_SPAN, (key_of(number, stream[1], first), key_of(number, stream[1], last), limit))
+        if records is None:
+            return None
+        keys = [record[0] for record in records]
+        low, high = key_of(number, stream[1], first), key_of(number, stream[1], last)
+        if any(a >= b for a, b in pairwise([low - 1, *keys, high + 1])):
+            self._journal.suspect("rows come in no order")  # a damaged tree: nothing of it is believed
+            return None
         out: list[tuple[int, Row | None]] = []
         for record in records:
             stored = row_of(record)
-            out.append((record[0] & ((1 << 40) - 1), stored.row if stored else None))
+            out.append((lane_seq(record[0])[2], stored.row if stored else None))
         return out
 
-    def _query(self, query: str, values: Iterable[Any]) -> list[Any]:
+    def _query(self, query: str, values: Iterable[Any]) -> list[Any] | None:
         generation = self._journal.generation
         try:
             if self._connection is None or self._generation != generation:
                 self.close()
                 path = self._journal.path
                 if not path.exists():
-                    return []
+                    return None
                 self._connection = sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False)
                 self._connection.execute("PRAGMA query_only = ON")
                 self._connection.execute("PRAGMA cache_size = -256")
@@ -132,7 +150,7 @@ class Reader:
             self.close()
             if is_damage(error):
                 self._journal.suspect(str(error))
-            return []
+            return None
 
     def row(self, epoch: str, lane: Lane, seq: int) -> Row | None:
         """One committed row, settled or not; None when it is not kept (any more)."""
@@ -183,6 +201,3 @@ class Reader:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-
-
-__all__ = ["Backlog", "Cursor", "Reader"]

@@ -16,21 +16,22 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from gateway.journal.cursors import Cursor
 from gateway.journal.store import (
     COLUMNS,
     PAGE_BYTES,
+    DamagedError,
     Epoch,
     Extent,
     Gap,
+    Mark,
     State,
     Store,
     Stream,
     key_of,
     lane_seq,
     row_of,
+    unpack,
 )
 from gateway.model import LANES, Inventory
 
@@ -112,25 +113,25 @@ def _each(connection: sqlite3.Connection, query: str) -> Iterator[tuple[object, 
 
 
 def _read_state(connection: sqlite3.Connection, wreck: _Wreck) -> None:
-    decode = msgspec.msgpack.decode
     for key, value in _each(connection, "SELECT key, value FROM state"):
-        with suppress(msgspec.MsgspecError, ValueError, TypeError, AttributeError):
-            kind, _, rest = str(key).partition("/")
+        with suppress(DamagedError, ValueError):
+            key = str(key)
+            kind, _, rest = key.partition("/")
             if kind == "state":
-                wreck.state = decode(value, type=State)
+                wreck.state = unpack(key, value, State)
             elif kind == "epoch":
-                wreck.epochs[rest] = decode(value, type=Epoch)
+                wreck.epochs[rest] = unpack(key, value, Epoch)
             elif kind == "extent":
                 epoch, lane = rest.split("/")
                 if lane in LANES:
-                    wreck.claimed[epoch, lane] = decode(value, type=Extent)
+                    wreck.claimed[epoch, lane] = unpack(key, value, Extent)
             elif kind == "cursor":
                 epoch, lane, platform = rest.split("/", 2)
                 if lane in LANES:
-                    wreck.cursors[platform, (epoch, lane)] = decode(value, type=tuple[int, list[tuple[int, int]]])
-    for _, body in _each(connection, "SELECT n, body FROM inventories"):
-        with suppress(msgspec.MsgspecError, TypeError):
-            inventory = decode(body, type=Inventory)
+                    wreck.cursors[platform, (epoch, lane)] = unpack(key, value, Mark)
+    for n, body in _each(connection, "SELECT n, body FROM inventories"):
+        with suppress(DamagedError):
+            inventory: Inventory = unpack(str(n), body, Inventory)
             wreck.inventories[inventory.n] = inventory
 
 
@@ -147,13 +148,16 @@ def _ends(connection: sqlite3.Connection) -> Iterator[Record]:
                     break
                 size = 1  # up to the last row before the damage
                 continue
-            if not records:
-                break
+            keys = [r[0] for r in records if front < r[0] < back]
             yield from records
+            # In a damaged tree keys need not come in order: a search that does not advance has reached the damage.
+            edge = max([front, *keys]) if ascending else min([back, *keys])
+            if edge == (front if ascending else back):
+                break
             if ascending:
-                front = max(r[0] for r in records)
+                front = edge
             else:
-                back = min(r[0] for r in records)
+                back = edge
 
 
 def _between(connection: sqlite3.Connection, wreck: _Wreck) -> Iterator[Record]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,8 @@ class Gap(Struct, frozen=True, array_like=True):
     last: int
     count: int | None
     reason: str
+    platforms: tuple[str, ...] = ()
+    """Who misses them."""
 
 
 class State(Struct, frozen=True, array_like=True):
@@ -111,8 +114,32 @@ class Changes(Struct):
     damaged: list[tuple[str, Lane, int]] = []
 
 
+Mark = tuple[int, list[tuple[int, int]]]
+"""A cursor as it is saved: low mark and ranges."""
+
+
 class DamagedError(sqlite3.DatabaseError):
     """The file is SQLite's, but not the journal that was written."""
+
+
+def pack(key: str, value: Any) -> bytes:
+    """Small state as it is kept: CRC-32 over key and value, then msgpack. A flipped bit must not become a latch."""
+    body = msgspec.msgpack.encode(value)
+    return zlib.crc32(body, zlib.crc32(key.encode())).to_bytes(4, "little") + body
+
+
+def unpack(key: str, raw: Any, kind: Any) -> Any:
+    """The value that `pack` was given.
+
+    Raises:
+        DamagedError: these are not the bytes that were written.
+    """
+    if not isinstance(raw, bytes) or zlib.crc32(raw[4:], zlib.crc32(key.encode())).to_bytes(4, "little") != raw[:4]:
+        raise DamagedError(f"state {key!r} is not what was written")
+    try:
+        return msgspec.msgpack.decode(raw[4:], type=kind)
+    except msgspec.MsgspecError as error:
+        raise DamagedError(f"state {key!r} cannot be read: {error}") from error
 
 
 def is_damage(error: Exception) -> bool:
@@ -169,7 +196,7 @@ class Store:
         try:
             self._prepare(wal)
             self._load()
-        except (msgspec.MsgspecError, ValueError, KeyError) as error:
+        except (AttributeError, ValueError, KeyError) as error:
             self.connection.close()
             raise DamagedError(f"{path}: state cannot be read: {error}") from error
         except sqlite3.OperationalError as error:
@@ -214,22 +241,21 @@ class Store:
             os.close(fd)
 
     def _load(self) -> None:
-        decode = msgspec.msgpack.decode
         for key, value in self.connection.execute("SELECT key, value FROM state").fetchall():
             kind, _, rest = key.partition("/")
             if kind == "state":
-                self.state = decode(value, type=State)
+                self.state = unpack(key, value, State)
             elif kind == "epoch":
-                self.epochs[rest] = decode(value, type=Epoch)
+                self.epochs[rest] = unpack(key, value, Epoch)
             elif kind == "extent":
                 epoch, lane = rest.split("/")
-                self.streams[epoch, lane] = decode(value, type=Extent)
+                self.streams[epoch, lane] = unpack(key, value, Extent)
             elif kind == "cursor":
                 epoch, lane, platform = rest.split("/", 2)
-                low, ranges = decode(value, type=tuple[int, list[tuple[int, int]]])
+                low, ranges = unpack(key, value, Mark)
                 self.cursors[platform, (epoch, lane)] = Cursor(low, ranges)
         for n, body in self.connection.execute("SELECT n, body FROM inventories").fetchall():
-            self.inventories[n] = decode(body, type=Inventory)
+            self.inventories[n] = unpack(str(n), body, Inventory)
 
     def _stat(self) -> list[tuple[int, ...]]:
         out: list[tuple[int, ...]] = []
@@ -321,13 +347,12 @@ class Store:
         pairs += [(f"epoch/{name}", epoch) for name, epoch in epochs.items()]
         pairs += [(f"extent/{epoch}/{lane}", extent) for (epoch, lane), extent in extents.items()]
         pairs += [(f"cursor/{epoch}/{lane}/{platform}", mark) for (platform, (epoch, lane)), mark in cursors.items()]
-        encode = msgspec.msgpack.encode
         self.connection.execute("BEGIN IMMEDIATE")
         with self.connection:
             self.connection.executemany("INSERT OR REPLACE INTO state VALUES (?, ?)",
-                                        [(key, encode(value)) for key, value in pairs])
+                                        [(key, pack(key, value)) for key, value in pairs])
             self.connection.executemany("INSERT OR REPLACE INTO inventories VALUES (?, ?)",
-                                        [(n, encode(inventory)) for n, inventory in inventories.items()])
+                                        [(n, pack(str(n), inventory)) for n, inventory in inventories.items()])
         self._load()
 
     def close(self) -> None:
@@ -352,14 +377,14 @@ class _Group:
         self._gone: list[str] = []
 
     def _put(self, key: str, value: Any) -> None:
-        self._run("INSERT OR REPLACE INTO state VALUES (?, ?)", (key, msgspec.msgpack.encode(value)))
+        self._run("INSERT OR REPLACE INTO state VALUES (?, ?)", (key, pack(key, value)))
 
     def write(self) -> None:
         changes = self.changes
         self._trim()
         for inventory in changes.inventories:
             self._run("INSERT OR REPLACE INTO inventories VALUES (?, ?)",
-                      (inventory.n, msgspec.msgpack.encode(inventory)))
+                      (inventory.n, pack(str(inventory.n), inventory)))
             self.inventories[inventory.n] = inventory
         for epoch, lane, seq in changes.damaged:
             if epoch in self.epochs and self._run("DELETE FROM rows WHERE id = ?", (

@@ -139,17 +139,15 @@ def silence_s(watch: Watch, outputs: Sequence[Output]) -> float | None:
     return min((o.silence_s for o in outputs if o.kind == "siren" and o.id in watch.config.outputs), default=None)
 
 
-def demand(watches: Sequence[Watch], outputs: Sequence[Output], *, fault: bool) -> tuple[Demand, ...]:
-    """Return what every output should be doing now, in the order of the configuration.
+def demand(watches: Sequence[Watch], outputs: Sequence[Output]) -> tuple[Demand, ...]:
+    """Return what every siren and strobe should be doing now, in the order of the configuration.
 
-    The fault lamp's colour is `unknown` while `fault` is true: an input or a wire is lost. Faults use no siren.
+    Fault lamps are not among them: what they show is the health of the box, and no alarm.
     """
-    return tuple(_claim(output, watches, fault) for output in outputs)
+    return tuple(_claim(output, watches) for output in outputs if output.kind != "fault_lamp")
 
 
-def _claim(output: Output, watches: Sequence[Watch], fault: bool) -> Demand:
-    if output.kind == "fault_lamp":
-        return Demand(output=output.id, colour=Colour.UNKNOWN if fault else Colour.NONE)
+def _claim(output: Output, watches: Sequence[Watch]) -> Demand:
     siren = output.kind == "siren"
     best: tuple[bool, int, float] | None = None
     chosen = Demand(output=output.id, colour=Colour.NONE)

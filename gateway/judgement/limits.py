@@ -29,6 +29,7 @@ from gateway.model import LEVELS, Flag, Why
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+_FAIL = int(Flag.FAIL)
 CONFIRM_S = 3.0
 """A confirming read that has not come by then is not waited for."""
 
@@ -178,7 +179,7 @@ class Limits:
         for k in np.flatnonzero(hot).tolist():
             i = int(table.ids[k])
             limit, at = self._limits[i], int(table.at[k])
-            if flags is not None and flags[at] >= Flag.FAIL:
+            if flags is not None and flags[at] >= _FAIL:
                 limit.hold()
             else:
                 was_on = limit.on

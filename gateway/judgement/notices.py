@@ -44,7 +44,7 @@ def remark(bench: Bench, verdict: Verdict, known: list[Known], t_s: float, tray:
     """Tell which points were lost, came back or are suspect, and which of them an alarm stands on."""
     moved = verdict.lost | verdict.returned
     if moved.any():
-        tray.demand_moved = tray.latch_moved = True
+        tray.latch_moved = True
     for k in np.flatnonzero(moved | verdict.suspect).tolist():
         i = int(bench.indices[k])
         point, _, watch = known[i]

@@ -37,6 +37,7 @@ from gateway.model import (
     Reply,
 )
 
+_GOOD, _SUSPECT = int(Flag.GOOD), int(Flag.SUSPECT)
 AHEAD_S = 1.0
 """A Scan that claims to arrive later than this from now is poison: it would make every other point look silent."""
 RESUME_S = 300.0
@@ -84,7 +85,7 @@ class Pipeline:
         self._poison = Poison()
         self._tray = Tray(new_id)
         self._feed: Feed | None = None
-        self._demand = authority.demand(self._watches, site.outputs, fault=False)
+        self._demand = authority.demand(self._watches, site.outputs)
         self._now = now_s
         self._due = float("-inf")
         self._saved = now_s
@@ -120,7 +121,6 @@ class Pipeline:
         self._advance(now_s)
         if up == (wire not in self._down):
             return self._finish()
-        self._tray.demand_moved = True
         self._tray.tell("wire.up" if up else "wire.down", now_s, {"wire": wire, "reason_en": why},
                         why={"wire": wire, "reason": why})
         if up:
@@ -254,7 +254,7 @@ class Pipeline:
             judged, flags, doubtful = v, None, None
         else:
             judged, flags = verdict.judged, verdict.flags
-            doubtful = (flags == Flag.SUSPECT) & ~np.isinf(judged)
+            doubtful = (flags == _SUSPECT) & ~np.isinf(judged)
         if bench.limits is not None:
             off, ask = self._limits.read(bench.limits, judged, t_s, flags, doubtful, v)
             for owner in dict.fromkeys(x.owner for x in off):
@@ -275,7 +275,7 @@ class Pipeline:
             samples["flag"] = flags
             samples["reason"] = verdict.reasons
             reported = self._thinning.uneven(bench.sel, samples, verdict.changed, t_s)
-            good = verdict.flags == Flag.GOOD
+            good = verdict.flags == _GOOD
             if bench.entering is not None:
                 good &= bench.entering
             feed_indices = bench.indices[good]
@@ -293,7 +293,7 @@ class Pipeline:
         for w in bench.watches:
             watch = self._watches[w]
             if watch.alarm is not None and watch.alarm.waiting:
-                believed = bench.indices if flags is None else bench.indices[flags <= Flag.SUSPECT]
+                believed = bench.indices if flags is None else bench.indices[flags <= _SUSPECT]
                 if not set(believed.tolist()).isdisjoint(watch.inputs):
                     watch.alarm.waiting = False
                     self._tray.demand_moved = self._tray.latch_moved = True
@@ -365,8 +365,7 @@ class Pipeline:
         demand = blob = None
         if tray.demand_moved:
             tray.demand_moved = False
-            fault = bool(self._down) or bool(self._quality.told.any())
-            found = authority.demand(self._watches, self._site.outputs, fault=fault)
+            found = authority.demand(self._watches, self._site.outputs)
             if found != self._demand:
                 demand = self._demand = found
         if tray.latch_moved:

@@ -36,12 +36,15 @@ MISSES = 2
 SUSPECT_HOLD_S = 600.0
 """A point that is suspect again and again is told once in this time."""
 
+# plain integers: looking a member up on the enum class costs more than the numpy call it is for
+_GOOD, _SUSPECT, _FAIL, _MISSING = int(Flag.GOOD), int(Flag.SUSPECT), int(Flag.FAIL), int(Flag.MISSING)
 _CODE = {reason: i for i, reason in enumerate(REASONS)}
 _NOTES: dict[str, tuple[int, int]] = {
     **{n.value: (int(Flag.MISSING), _CODE[Reason(n.value)]) for n in WIRE_NOTES},
     **{n.value: (int(Flag.FAIL), _CODE[Reason(n.value)]) for n in DEVICE_NOTES},
     Reason.STALE.value: (int(Flag.MISSING), _CODE[Reason.STALE]),
 }
+_BEYOND = {Note.OVER_RANGE.value: True, Note.UNDER_RANGE.value: False}
 KNOWN_NOTES = frozenset(n.value for n in Note) | {""}
 _SURE = np.array([r in {Reason.QUARANTINED, Reason.LINK, Reason.NO_DATA, Reason.WARM_UP, Reason.SENSOR_FAULT,
                         Reason.UNIT_MISMATCH, Reason.STALE} for r in REASONS])
@@ -161,40 +164,40 @@ class Quality:
     def _weigh(self, table: Table, v: Array, notes: Sequence[str], t_s: float,
                motion: tuple[Array, Array, Array, Array] | None) -> Verdict:
         sel = table.sel
-        flags = np.full(table.n, int(Flag.GOOD), np.uint8)
+        flags = np.full(table.n, _GOOD, np.uint8)
         reasons = np.zeros(table.n, np.uint8)
         judged = v.copy()
         enter = table.enter if table.enter is not None else np.ones(table.n, bool)
 
-        def put(where: Array, flag: Flag, reason: Reason) -> None:
+        def put(where: Array, flag: int, reason: Reason) -> None:
             flags[where] = flag
             reasons[where] = _CODE[reason]
 
         if motion is not None:
-            put(motion[1] & enter, Flag.SUSPECT, Reason.FLAT_LINE)
-            put(motion[0] & enter, Flag.SUSPECT, Reason.RATE)
-        put((v > self._site_high[sel]) | (v < self._site_low[sel]), Flag.SUSPECT, Reason.OUT_OF_RANGE)
+            put(motion[1] & enter, _SUSPECT, Reason.FLAT_LINE)
+            put(motion[0] & enter, _SUSPECT, Reason.RATE)
+        put((v > self._site_high[sel]) | (v < self._site_low[sel]), _SUSPECT, Reason.OUT_OF_RANGE)
         for beyond, saturates, end in ((v > self._high[sel], self._sat_high[sel], np.inf),
                                        (v < self._low[sel], self._sat_low[sel], -np.inf)):
-            put(beyond & ~saturates, Flag.FAIL, Reason.OUT_OF_RANGE)
-            put(beyond & saturates, Flag.SUSPECT, Reason.SATURATED)
+            put(beyond & ~saturates, _FAIL, Reason.OUT_OF_RANGE)
+            put(beyond & saturates, _SUSPECT, Reason.SATURATED)
             judged[beyond & saturates] = end
-        put(~(np.abs(v) <= HUGE), Flag.FAIL, Reason.NOT_A_NUMBER)
+        put(~(np.abs(v) <= HUGE), _FAIL, Reason.NOT_A_NUMBER)
         for i, note in enumerate(notes):
             if not note:
                 continue
-            if note in (Note.OVER_RANGE, Note.UNDER_RANGE):
-                over = note == Note.OVER_RANGE
+            if note in _BEYOND:
+                over = _BEYOND[note]
                 saturated = bool((self._sat_high if over else self._sat_low)[sel][i])
-                flags[i] = Flag.SUSPECT if saturated else Flag.FAIL
+                flags[i] = _SUSPECT if saturated else _FAIL
                 reasons[i] = _CODE[Reason(note)]
                 judged[i] = np.inf if over else -np.inf
             elif note in _NOTES:
                 flags[i], reasons[i] = _NOTES[note]
-        judged[flags >= Flag.FAIL] = np.nan
-        v[(flags == Flag.MISSING) | ~(np.abs(v) <= HUGE)] = np.nan
+        judged[flags >= _FAIL] = np.nan
+        v[(flags == _MISSING) | ~(np.abs(v) <= HUGE)] = np.nan
         if motion is not None:
-            use = enter & (flags <= Flag.SUSPECT) & ~np.isnan(v)
+            use = enter & (flags <= _SUSPECT) & ~np.isnan(v)
             for column, new in ((self._last_v, v), (self._last_t, np.full(table.n, t_s)),
                                 (self._still_v, motion[2]), (self._still_t, motion[3])):
                 column[sel] = np.where(use, new, column[sel])
@@ -202,13 +205,13 @@ class Quality:
 
     def _follow(self, sel: Select, flags: Array, reasons: Array, judged: Array, t_s: float) -> Verdict:
         """Compare with the last reading: what changed, was lost, came back."""
-        miss = flags >= Flag.FAIL
+        miss = flags >= _FAIL
         misses = np.where(miss, self._misses[sel] + 1, 0)
         was_lost, was_told, was = self.lost[sel], self.told[sel], self.flag[sel]
         sure = miss & (_SURE[reasons] | (misses >= MISSES))
         now_lost = miss & (sure | was_lost)
         told = miss & (sure | was_told)
-        suspect = (flags == Flag.SUSPECT) & (was != Flag.SUSPECT) & (t_s - self._told_suspect[sel] >= SUSPECT_HOLD_S)
+        suspect = (flags == _SUSPECT) & (was != _SUSPECT) & (t_s - self._told_suspect[sel] >= SUSPECT_HOLD_S)
         changed = flags != was
         verdict = Verdict(flags, reasons, judged, changed, told & ~was_told, was_told & ~told, suspect)
         # only now: what was read above may be views of these columns
@@ -218,17 +221,17 @@ class Quality:
         self.told[sel] = told
         self.flag[sel] = flags
         self.reason[sel] = reasons
-        self._uneven[sel] = flags != Flag.GOOD
+        self._uneven[sel] = flags != _GOOD
         return verdict
 
     def next_stale_s(self) -> float:
         """When the next point goes stale if nothing arrives; +inf when all that can be are."""
-        waiting = ~(self.told & (self.flag == Flag.MISSING))
+        waiting = ~(self.told & (self.flag == _MISSING))
         return float((self._heard + self._stale_s)[waiting].min(initial=np.inf))
 
     def silent(self, t_s: float) -> Array:
         """Indices of the points from which nothing has come for their `stale_s` at `t_s`."""
-        waiting = ~(self.told & (self.flag == Flag.MISSING))
+        waiting = ~(self.told & (self.flag == _MISSING))
         return np.flatnonzero(waiting & (self._heard + self._stale_s <= t_s))
 
     def forget_motion(self, sel: Select) -> None:

@@ -18,6 +18,7 @@ from gateway.judgement.quality import Select
 from gateway.model import SAMPLE, Flag, Samples
 
 Array = np.ndarray[Any, np.dtype[Any]]
+_MISSING = int(Flag.MISSING)
 
 
 class Thinning:
@@ -31,8 +32,9 @@ class Thinning:
         self._wait = self._every.copy()
         self._at = np.full(n, -np.inf)
         self._value = np.full(n, np.nan)
-        self._held: dict[int, Samples] = {}
-        """Last failed reading of a point that was not reported."""
+        self._held = np.zeros(n, SAMPLE)
+        """Last failed reading of a point, where `_holding` says that it was not reported."""
+        self._holding = np.zeros(n, bool)
 
     def alert(self, indices: Sequence[int], *, on: bool) -> None:
         """Report everything of these points from now on (`on`), or as configured again."""
@@ -65,19 +67,17 @@ class Thinning:
     def uneven(self, sel: Select, samples: Samples, changed: Array, t_s: float) -> Samples | None:
         """Thin a Scan with remarks: changes of flag always, and the last failed reading before each return."""
         due = self.due(sel, samples["value"], t_s, by_change=True) | changed
-        earlier = []
-        for i, row in enumerate(samples):
-            point = int(row["point"])
-            if row["flag"] == Flag.MISSING and not due[i]:
-                self._held[point] = samples[i:i + 1].copy()
-                continue
-            held = self._held.pop(point, None)
-            if held is not None and row["flag"] != Flag.MISSING:
-                earlier.append(held)
+        points = samples["point"]
+        missing = samples["flag"] == _MISSING
+        ended = points[~missing & self._holding[points]]
+        earlier = self._held[ended]  # a copy: the index is an array
+        held = missing & ~due
+        self._held[points[held]] = samples[held]
+        self._holding[points] = held
         taken = self._take(samples, due, t_s) if due.any() else None
-        if not earlier:
+        if not len(earlier):
             return taken
-        return np.concatenate([*earlier, *([] if taken is None else [taken])]).astype(SAMPLE, copy=False)
+        return earlier if taken is None else np.concatenate((earlier, taken))
 
     def _take(self, samples: Samples, due: Array, t_s: float) -> Samples:
         taken = samples[due]

@@ -38,8 +38,8 @@ CLOSED = Problem("closed", "the broker closed the connection before it answered;
 NOT_LET_IN = Problem("client_certificate", "the broker hung up right after the TLS handshake; usually it wants a (or "
                      "another) client certificate: check cert_file and key_file",
                      "TLS 握手后服务器立即断开；多为需要（另一张）客户端证书，请检查 cert_file 与 key_file", "far")
-FLAPPING = Problem("flapping", "every connection breaks within seconds: two boxes of one client_id (older brokers do not "
-                   "say so), or a very poor network",
+FLAPPING = Problem("flapping", "every connection breaks within seconds: two boxes of one client_id (older brokers do "
+                   "not say so), or a very poor network",
                    "每次连接都在数秒内中断：可能两台设备使用同一 client_id（旧版服务器不会说明），或网络极差", "far")
 
 # MQTT 5.0 §2.4 reason codes; paho maps the return codes of 3.1.1 to the same numbers.

@@ -43,6 +43,7 @@ class Reader(Protocol):
         """Committed rows that are not settled, lane by lane, oldest epoch first, seq ascending.
 
         `after`: of these streams only rows above the seq. `until`: of these streams only rows up to the seq.
+        Without lanes it reads nothing and only moves the mark of `wait`.
         """
         ...
 

@@ -1,9 +1,9 @@
 """What one platform is told, and when.
 
-Owns: one platform's connection in turn, its back-off, the order of sending, and what is settled.
+Owns: one platform's connections, one after another, the order of sending, and what is settled.
 Promises: a row is settled only by an acknowledgement that says success; alarms go before events, events before live
-readings, live before backlog, and none of them can starve the next; an outage is logged once with what to do, and its
-end once; present states are never older than they say. Never: deletes a row, changes a time, knows files or SQLite.
+readings, live before backlog, and none of them can starve the next; present states are never older than they say.
+Never: deletes a row, changes a time, knows files or SQLite.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from msgspec import Struct
 
 from gateway.config import Platform
 from gateway.model import Door, Lane, Present, Row
-from gateway.uplink.hints import FLAPPING, LOST, Problem, Reach, of_code
+from gateway.uplink.hints import Problem, of_code
 from gateway.uplink.mqtt import MESSAGE_BYTES, WINDOW, Ack, Connection, Refused
-from gateway.uplink.profiles.default import Default, Meaning, shown
+from gateway.uplink.outage import Outage
+from gateway.uplink.profiles.default import Default, Meaning
 from gateway.uplink.reader import Decoded, Reader
+from gateway.uplink.snapshots import Snapshots
 from gateway.uplink.walk import Batch, Walk
 
 log = logging.getLogger(__name__)
@@ -33,15 +35,8 @@ _PULSE_S = 0.02
 _IDLE_S = 0.1
 """How soon the socket and the present states are looked at while nothing is to be sent."""
 _LOOK_S = 1.0
-"""Rows are looked for this often even when nobody said that there are any."""
+"""Rows are looked for this often even when nothing seems new."""
 _DIAG_S = 60.0
-_STABLE_S = 30.0
-"""A connection that lived this long clears the back-off."""
-_FLAPS = 3
-"""This many short connections in a row are forgiven."""
-_WAIT_S: Mapping[Reach, tuple[float, float]] = {"near": (0.5, 1.5), "far": (0.5, 30.0), "taken_over": (30.0, 300.0)}
-"""First and longest wait before the next attempt, jittered. A TCP knock is cheap, so a broker is found soon after it is
-back; whoever answered and said no is asked less and less often."""
 _MEANINGS = 8
 
 
@@ -96,20 +91,14 @@ class Uplink:
         self._walks = (self._alarms, self._events, self._live, self._backlog)
         self._meanings: dict[int, Meaning] = {}
         self._connection: Connection | None = None
-        self._served = False
+        self._outage = Outage(platform, self._rng, now())
+        self._snapshots = Snapshots(platform.warn_every_s)
         self._session = ""
         self._told: set[int] = set()
-        self._warned: dict[str, tuple[float, tuple[object, ...]]] = {}
-        self._count_at_s = 0.0
-        self._left = (0, 0)
-        self._seen: Present | None = None
-        self._diag_at_s = self._look_at_s = self._retry_at_s = self._renew_at_s = 0.0
-        self._tokens, self._tokens_at_s = 1.0, now()
-        self._flaps = self._tries = 0
-        self._problem: Problem | None = None
-        self._outage: set[str] = set()
         self._complained: set[str] = set()
-        self._since_s = now()
+        self._left = (0, 0)
+        self._count_at_s = self._diag_at_s = self._look_at_s = 0.0
+        self._tokens, self._tokens_at_s = 1.0, now()
         self._counts: dict[str, int] = defaultdict(int)
         self._sound = True
         self._pause = threading.Event()
@@ -122,7 +111,7 @@ class Uplink:
         self._count_backlog()
         try:
             if self._connection is None:
-                wait_s = self._retry_at_s - self._now()
+                wait_s = self._outage.retry_at_s - self._now()
                 if wait_s > 0:
                     self._pause.wait(min(wait_s, timeout_s))
                 else:
@@ -130,7 +119,7 @@ class Uplink:
             elif not self._connection.up:
                 self._connection.pump(timeout_s)
             else:
-                if not self._served:
+                if not self._outage.connected:
                     self._begin()
                 self._serve(timeout_s)
         except Refused as refused:
@@ -144,7 +133,7 @@ class Uplink:
             return
         until_s = self._now() + patience_s
         try:
-            if self._sound and connection.up and self._served:
+            if self._sound and connection.up and self._outage.connected:
                 self._look_at_s = 0.0
                 self._serve(_PULSE_S)
                 while self._now() < until_s - 0.3 * patience_s and not self._drained():
@@ -158,12 +147,13 @@ class Uplink:
         except Refused as refused:
             log.info("connection ended while closing platform=%s error=%s", self.platform.id, refused.problem.kind)
             connection.abandon()
-        self._connection, self._served, self._since_s = None, False, self._now()
+        self._connection = None
+        self._outage.stopped(self._now())
 
     def health(self) -> Health:
         """Counted since the start of the process."""
-        connection, problem, counts = self._connection, self._problem, self._counts
-        return Health(platform=self.platform.id, connected=self._served, since_s=self._since_s,
+        connection, outage, problem, counts = self._connection, self._outage, self._outage.problem, self._counts
+        return Health(platform=self.platform.id, connected=outage.connected, since_s=outage.since_s,
                       error=problem.kind if problem else "", error_en=problem.en if problem else "",
                       error_zh=problem.zh if problem else "", sent_rows=counts["rows"],
                       sent_messages=counts["messages"], acked_rows=counts["acked"], refused=counts["refused"],
@@ -192,18 +182,11 @@ class Uplink:
     def _begin(self) -> None:
         """First words of a connection: who we are, then what we see now."""
         reader, now = self.sources.reader, self._now()
-        if self._outage:
-            log.info("connected again platform=%s after_s=%.1f", self.platform.id, now - self._since_s)
-        else:
-            log.info("connected platform=%s host=%s port=%d mqtt=%s", self.platform.id, self.platform.host,
-                     self.platform.port, self.platform.mqtt)
-        self._served, self._since_s, self._problem = True, now, None
-        self._outage.clear()
+        self._outage.ended(now)
         self._complained.clear()
         self._counts["connections"] += 1
         self._told.clear()
-        self._warned.clear()
-        self._seen = None
+        self._snapshots.restart()
         self._diag_at_s = self._look_at_s = now
         split = {stream: seq for stream, seq in reader.heads().items() if stream[1] == "data"}
         self._alarms.restart({})
@@ -215,32 +198,13 @@ class Uplink:
         self._retain("birth", self.profile.birth(self.sources.birth(), self._session, t, self.sources.door()))
 
     def _lost(self, problem: Problem) -> None:
-        now, served, connection = self._now(), self._served, self._connection
-        if connection is not None:
-            connection.abandon()
-        if served:
-            self._flaps = 1 if now - self._since_s >= _STABLE_S else self._flaps + 1
-            self._since_s = now
-            if problem is LOST and self._flaps > _FLAPS:
-                problem = FLAPPING
-        before, self._problem = self._problem, problem
-        self._tries = self._tries + 1 if before is not None and before.reach == problem.reach else 0
-        self._connection, self._served = None, False
-        # Few free retries, then each wait doubles: for what was served and broke by flaps, else by attempts in a row.
-        first, last = _WAIT_S[problem.reach]
-        doublings = self._tries
-        if served and problem.reach != "taken_over":
-            last, doublings = _WAIT_S["far"][1], self._flaps - _FLAPS
-        self._retry_at_s = now + min(last, first * 2 ** min(10, max(0, doublings))) * self._rng.uniform(0.5, 1.0)
-        if problem.kind in self._outage:
-            return
-        self._outage.add(problem.kind)
-        level = logging.ERROR if problem.reach == "taken_over" else logging.WARNING
-        log.log(level, "not connected platform=%s host=%s port=%d error=%s hint=%s", self.platform.id,
-                self.platform.host, self.platform.port, problem.kind, problem.en)
-        if problem.reach == "taken_over" or problem is FLAPPING:
-            self.sources.report(f"uplink.{problem.kind}", {"platform": self.platform.id, "text_en": problem.en,
-                                                           "text_zh": problem.zh})
+        if self._connection is not None:
+            self._connection.abandon()
+        self._connection = None
+        told = self._outage.lost(problem, self._now())
+        if told is not None:
+            self.sources.report(f"uplink.{told.kind}", {"platform": self.platform.id, "text_en": told.en,
+                                                        "text_zh": told.zh})
 
     # a turn of service
 
@@ -249,10 +213,12 @@ class Uplink:
         if connection is None:
             return
         now = self._now()
-        if reader.wait(0.0) or now >= self._look_at_s:
+        reader.pending(())  # from here on `wait` reports; the heads are read after it, so no commit falls in between
+        heads, anyway = reader.heads(), now >= self._look_at_s
+        if anyway:
             self._look_at_s = now + _LOOK_S
-            for walk in (self._alarms, self._events, self._live):
-                walk.committed()
+        for walk in self._walks:
+            walk.look(heads, anyway)
         self._publish_present(connection, now)
         sent = self._send(connection, now)
         if connection.flying:
@@ -269,16 +235,10 @@ class Uplink:
 
     def _publish_present(self, connection: Connection, now: float) -> None:
         present = self.sources.present()
-        if present is not None and (present is not self._seen or now >= self._renew_at_s):
-            self._seen = present
-            self._renew_at_s = now + _IDLE_S
-            for o in present.objects:
-                at_s, before = self._warned.get(o.object, (-1e9, ()))
-                view = shown(o)
-                if view != before or now - at_s >= self.platform.warn_every_s:
-                    self._warned[o.object] = (now, view)
-                    self._retain(f"warn/{o.object}", self.profile.warn(o, present.t_ms, self.sources.door(),
-                                                                       3 * self.platform.warn_every_s))
+        for o in self._snapshots.due(present, now):
+            assert present is not None
+            self._retain(f"warn/{o.object}", self.profile.warn(o, present.t_ms, self.sources.door(),
+                                                               3 * self.platform.warn_every_s))
         if now >= self._diag_at_s:
             self._diag_at_s = now + _DIAG_S
             connection.mention(self.profile.topic("diag"), self.profile.diag(

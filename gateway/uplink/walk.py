@@ -56,6 +56,7 @@ class Walk:
         self.retry_s = 0.0
         self._after: dict[Stream, int] = {}
         self._until: Mapping[Stream, int] | None = None
+        self._heads: Mapping[Stream, int] = {}
         self._page: deque[Row] = deque()
         self._next: tuple[Row, bytes] | None = None
         self._fresh = True
@@ -73,9 +74,11 @@ class Walk:
         self._next, self._fresh, self.flying = None, True, 0
         self.blocked, self._delay_s = False, 0.0
 
-    def committed(self) -> None:
-        """There may be more than last time."""
-        self._fresh = True
+    def look(self, heads: Mapping[Stream, int], anyway: bool) -> None:
+        """Take note of what is committed by now; `anyway`: read again even if nothing seems new (a read may fail)."""
+        mine = {stream: seq for stream, seq in heads.items() if stream[1] == self.lane}
+        if anyway or mine != self._heads:
+            self._heads, self._fresh = mine, True
 
     def idle(self) -> bool:
         """Whether nothing is left to send or to be answered, as far as this walk has looked."""

@@ -1,12 +1,15 @@
-"""The reference: the least a script can do to poll Modbus TCP devices and publish what they say. No journal, quality or
-alarms, no reconnect, nothing checked beyond the byte count: whatever it reaches, a real gateway can only approach.
+"""The reference: the least a script can do to poll Modbus TCP devices and publish what they say.
 
-Usage: python -m hil.bench.bare HOST:PORT UNITS REGISTERS PERIOD_S SECONDS MQTT_PORT TOPIC [HOST:PORT…]
+No journal, quality or alarms, no reconnect, nothing checked beyond the byte count: whatever it reaches, a real gateway
+can only approach.
+
+Usage: python -m hil.bench.bare UNITS REGISTERS PERIOD_S MQTT_PORT HOST:PORT…
 """
 
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import struct
 import sys
@@ -16,46 +19,42 @@ import time
 import paho.mqtt.client as mqtt
 
 
-def poll(address: str, units: int, registers: int, period_s: float, until_s: float, publish) -> None:  # noqa: ANN001
-    """Ask each unit of one host for its registers, once a period, until the end."""
+def poll(address: str, units: int, registers: int, period_s: float, publish) -> None:  # noqa: ANN001
+    """Ask each unit of one host for its registers, once a period, for ever."""
     host, port = address.rsplit(":", 1)
     line = socket.create_connection((host, int(port)))
     line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     due, number = time.monotonic(), 0
-    while due < until_s:
+    while True:
         time.sleep(max(0.0, due - time.monotonic()))
         for unit in range(1, units + 1):
             number = (number + 1) & 0xFFFF
             line.sendall(struct.pack(">HHHBBHH", number, 0, 6, unit, 3, 0, registers))
             answer = b""
             while len(answer) < 9 + 2 * registers:
-                answer += line.recv(4096)
+                answer += (chunk := line.recv(4096))
+                if not chunk:
+                    return
             values = struct.unpack(f">{registers}H", answer[9:])
-            publish({"t": int(time.time() * 1000), "unit": unit, "values": values})
+            publish(f"bare/{port}", {"t": time.time_ns() // 1_000_000, "unit": unit, "values": values})
         due += period_s
 
 
-def main(argv: list[str]) -> None:
+def main(units: int, registers: int, period_s: float, mqtt_port: int, hosts: list[str]) -> None:
     """Run one thread a host and publish each answer as one message of QoS 1."""
-    address, units, registers, period_s, seconds, mqtt_port, topic, *more = argv
     client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
     client.max_inflight_messages_set(100)
-    client.connect("127.0.0.1", int(mqtt_port))
+    client.connect("127.0.0.1", mqtt_port)
     client.loop_start()
-    until_s = time.monotonic() + float(seconds)
-    threads = [threading.Thread(target=poll, args=(
-        host, int(units), int(registers), float(period_s), until_s,
-        lambda answer: client.publish(topic, json.dumps(answer), qos=1))) for host in [address, *more]]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    deadline = time.monotonic() + 5
-    while client.want_write() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    for host in hosts:
+        threading.Thread(target=poll, daemon=True, args=(
+            host, units, registers, period_s,
+            lambda topic, answer: client.publish(topic, json.dumps(answer), qos=1))).start()
+    signal.sigwait({signal.SIGTERM, signal.SIGINT})
     client.disconnect()
     client.loop_stop()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), sys.argv[5:])

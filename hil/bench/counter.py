@@ -1,0 +1,104 @@
+"""A light subscriber in its own process that counts what has arrived, a row once.
+
+Owns: one MQTT session. Promises: a reading is counted once however often its row comes; a value of None is no
+reading. Never: keeps readings.
+
+Usage: python -m hil.bench.counter MQTT_PORT
+Prints a line when it is subscribed, then answers ``count``. The gateway's readings of points ``…-p00`` and the bare
+script's first values are the devices' own numbers of their answers: `numbers` is how many different ones came.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections import defaultdict
+from typing import Any
+
+from msgspec import Struct
+from msgspec.json import Decoder
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
+
+class _Reading(Struct, gc=False):
+    point: str
+    value: float | None
+
+
+class _Row(Struct, gc=False):
+    seq: int
+    readings: list[_Reading] = []
+
+
+class _Message(Struct):
+    epoch: str
+    rows: list[_Row]
+
+
+class _Bare(Struct):
+    unit: int
+    values: list[float]
+
+
+class Counter:
+    """What has arrived; `take` is called by paho's thread."""
+
+    def __init__(self) -> None:
+        self.messages = self.readings = self.backlog = self.duplicates = self.bytes = 0
+        self._seen: set[tuple[str, int]] = set()
+        self._numbers: dict[str, set[int]] = defaultdict(set)
+        self._rows, self._bare = Decoder(_Message), Decoder(_Bare)
+
+    def take(self, _client: Client, _data: Any, message: Any) -> None:
+        """Count one message."""
+        self.messages += 1
+        self.bytes += len(message.payload)
+        if message.topic.startswith("bare/"):
+            bare = self._bare.decode(message.payload)
+            self.readings += len(bare.values)
+            self._numbers[f"{message.topic}-{bare.unit}"].add(int(bare.values[0]))
+            return
+        body = self._rows.decode(message.payload)
+        for row in body.rows:
+            if (body.epoch, row.seq) in self._seen:
+                self.duplicates += 1
+                continue
+            self._seen.add((body.epoch, row.seq))
+            told = [r for r in row.readings if r.value is not None]
+            self.readings += len(told)
+            self.backlog += len(told) * message.topic.endswith("/backlog")
+            for r in told:
+                if r.point.endswith("-p00"):
+                    self._numbers[r.point].add(round(10 * (r.value or 0.0)))
+
+    def count(self) -> dict[str, Any]:
+        """Everything so far."""
+        return {"at_s": time.monotonic(), "readings": self.readings, "backlog": self.backlog, "rows": len(self._seen),
+                "duplicates": self.duplicates, "messages": self.messages, "bytes": self.bytes,
+                "numbers": sum(map(len, list(self._numbers.values())))}
+
+
+def main(port: int) -> None:
+    """Subscribe and answer until standard input ends."""
+    counter, ready = Counter(), threading.Event()
+    client = Client(CallbackAPIVersion.VERSION2, "counter", protocol=MQTTProtocolVersion.MQTTv5)
+    client.on_message = counter.take
+    client.on_connect = lambda *_: client.subscribe([(topic, 1) for topic in ("+/1/+/data", "+/1/+/backlog", "bare/#")])
+    client.on_subscribe = lambda *_: ready.set()
+    client.suppress_exceptions = False
+    client.connect("127.0.0.1", port)
+    client.loop_start()
+    if not ready.wait(10):
+        raise SystemExit(f"no subscription at port {port}")
+    print("{}", flush=True)
+    for _ in sys.stdin:
+        print(json.dumps(counter.count()), flush=True)
+    client.disconnect()
+    client.loop_stop()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
