@@ -21,7 +21,7 @@ from msgspec import Struct
 from drivers import LinkError, Note
 from drivers.exchange import Ask, hear, leftover
 from drivers.planner import characters, silence_ms
-from drivers.template import Serial
+from drivers.sensor import Serial
 
 _PAUSE_S = 0.05
 """A pause inside an answer longer than this (and than 10 characters) ends it: USB adapters pass bytes on in lumps

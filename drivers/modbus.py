@@ -21,8 +21,9 @@ from drivers.modbus_wire import ModbusWire, Problem, blocks_of, cost_of, host_po
 from drivers.planner import Cost
 from drivers.reader import Reader
 from drivers.schedule import Schedule, Station, Task
+from drivers.sensor import Serial, Template
 from drivers.tcp import TcpLine
-from drivers.template import Serial, Template, find, infos
+from drivers.template import find, infos
 
 log = logging.getLogger(__name__)
 

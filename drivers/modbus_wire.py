@@ -15,7 +15,8 @@ from msgspec import Meta, Struct
 from drivers import Id, Library, Polls, SetupError
 from drivers import Wire as AnyWire
 from drivers.planner import Block, Cost, characters, plan, silence_ms
-from drivers.template import Point, Serial, Template, find
+from drivers.sensor import Point, Serial, Template
+from drivers.template import find
 
 Problem = tuple[tuple[str | int, ...], str]
 _LOAD = 0.8

@@ -13,7 +13,7 @@ from drivers.exchange import Ask, checked, hear
 from drivers.planner import limit
 from drivers.reader import Reader, carried
 from drivers.registers import FLOATS, width
-from drivers.template import Example, Point, Template
+from drivers.sensor import Example, Point, Template
 
 Complaint = tuple[tuple[str | int, ...], str]
 

@@ -16,7 +16,7 @@ from msgspec import Struct
 from drivers import Note
 from drivers.planner import Span
 from drivers.registers import FLOATS, Coils, Field, Layout, Scale, scale
-from drivers.template import Decimals, Point, Status, Template, UnitCode
+from drivers.sensor import Decimals, Point, Status, Template, UnitCode
 
 Values = tuple[float | None, ...]
 Notes = tuple[str, ...]

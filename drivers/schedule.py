@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from drivers import Health, Note
 from drivers.exchange import Ask
 from drivers.reader import Notes, Reader, Values
-from drivers.template import Serial
+from drivers.sensor import Serial
 
 log = logging.getLogger(__name__)
 

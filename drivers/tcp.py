@@ -13,7 +13,7 @@ from collections.abc import Callable
 from drivers import LinkError, Note
 from drivers.exchange import MBAP, Ask, hear_tcp
 from drivers.line import Heard
-from drivers.template import Serial
+from drivers.sensor import Serial
 
 _MUTE = 3
 """Exchanges without a byte before the connection is made anew: a cable pulled out is not told to a socket."""

@@ -15,7 +15,7 @@ from msgspec import inspect
 
 import drivers
 from drivers import Wire
-from drivers.yamltext import Node, compose
+from drivers.strictyaml.text import Node, compose
 from gateway.config import SHIPPED, Config
 
 _COMMENTED_OUT = re.compile(r"^( *)# ( *(?:- )?[a-z_]+:(?: .*)?)$", re.MULTILINE)

@@ -24,7 +24,7 @@ from typing import Any, Protocol, Self
 from msgspec import Struct
 
 from drivers.planner import characters, silence_ms
-from drivers.template import Serial
+from drivers.sensor import Serial
 
 
 class Reply(Struct):

@@ -22,7 +22,7 @@ from typing import Any, Self
 import yaml
 
 from drivers import template
-from drivers.template import Serial
+from drivers.sensor import Serial
 from hil.audit import Answer, Audit, Reading, compare
 from hil.broker import Broker, free_port
 from hil.bus import Bus

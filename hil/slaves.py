@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from drivers.exchange import MBAP, checked, sound
 from drivers.reader import Reader, carried, image, write
-from drivers.template import Template
+from drivers.sensor import Template
 from hil.bus import Reply
 
 Fault = Literal["", "silent", "late", "garbled", "cut_short", "wrong_unit", "wrong_function", "short", "exception",

@@ -24,7 +24,7 @@ STORY = (
     Deed(6.0, "rain", 0.4, "开始下雨", "rain begins"),
     Deed(10.0, "creep", 4.0, "坡体开始蠕动：黄、橙、红，警报响起", "the slope creeps: yellow, orange, red, siren"),
     Deed(27.0, "creep", 0.0, "坡体暂停", "the slope pauses"),
-    Deed(29.0, "press", "ack-button", "责任人按下确认按钮", "the officer acknowledges: the alarm stays, the siren rests"),
+    Deed(29.0, "press", "ack-button", "责任人按下确认按钮", "the officer acknowledges: the siren rests"),
     Deed(31.0, "cut", "", "断网 15 秒，监测不停", "the network is cut for 15 s; readings go on"),
     Deed(46.0, "restore", "", "网络恢复，积压补传", "the network is back; the backlog drains"),
     Deed(50.0, "unplug", "rain", "雨量计被拔掉", "the rain gauge is unplugged"),

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,11 @@ class Contents:
         self.client.loop_stop()
 
 
+def soundings(rig: Rig, after: int) -> list[float]:
+    """When the siren's pin rose, beyond the first `after` edges; monotonic seconds."""
+    return [e.at_s for e in rig.pins.edges[after:] if e.pin == SIREN and e.function == "output" and e.state]
+
+
 def test_nothing_handed_over_is_lost_and_the_siren_comes_back_first(tmp_path: Path) -> None:
     seed = random.randrange(1 << 30)
     print(f"seed={seed}")
@@ -70,8 +76,7 @@ def test_nothing_handed_over_is_lost_and_the_siren_comes_back_first(tmp_path: Pa
             rig.kill()
             edges = len(rig.pins.edges)
             rig.start()
-            sounded_s = rig.wait("the siren again", lambda: [
-                e.at_s for e in rig.pins.edges[edges:] if e.pin == SIREN and e.function == "output" and e.state])[0]
+            sounded_s = rig.wait("the siren again", partial(soundings, rig, edges))[0]
             rig.wait("a new reading", lambda: rig.said and rig.said[-1].at_s > rig.started_s)
             first_s = next(a.at_s for a in rig.said if a.at_s > rig.started_s)
             assert sounded_s < first_s, f"kill {n}: the siren came {first_s - sounded_s:.3f} s after the first reading"

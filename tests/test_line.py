@@ -13,7 +13,7 @@ import pytest
 from drivers import LinkError, Note
 from drivers.exchange import Ask, checked, hear, leftover
 from drivers.line import SerialLine
-from drivers.template import Serial
+from drivers.sensor import Serial
 from hil.bus import Bus, Reply
 
 ASK = Ask(1, 3, 0, 10)

@@ -12,7 +12,8 @@ from drivers import Command, LinkError, Note, SetupError
 from drivers.modbus import Modbus
 from drivers.modbus_wire import Device, ModbusWire, host_port
 from drivers.schedule import BACK_OFF_S, Schedule, Station, Task
-from drivers.template import Serial, find
+from drivers.sensor import Serial
+from drivers.template import find
 from hil.bus import Bus
 from hil.slaves import FAULTS, RtuStation, Slave, TcpServer
 

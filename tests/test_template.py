@@ -8,8 +8,9 @@ import pytest
 from drivers import Note, SetupError
 from drivers.exchange import checked
 from drivers.reader import Reader, image, write
+from drivers.sensor import Identify
 from drivers.strictyaml import Problems
-from drivers.template import Identify, find, load, names
+from drivers.template import find, load, names
 
 GOOD = """\
 maker: Acme

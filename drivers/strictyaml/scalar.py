@@ -15,7 +15,7 @@ from typing import Any
 from msgspec import inspect
 from msgspec.inspect import Type
 
-from drivers.yamltext import Node
+from drivers.strictyaml.text import Node
 
 HOLE: Any = object()
 """Nothing usable could be made of this node."""

@@ -15,11 +15,23 @@ from msgspec import inspect
 from msgspec.inspect import Type
 
 from drivers import SetupError
-from drivers.yamlscalar import HOLE, LISTS, NULLS, SCALARS, bare, bounds, closest, convert, expected, hint, nearest
-from drivers.yamltext import Node, Path, Problem, Source, dotted, is_secret, show
+from drivers.strictyaml.scalar import (
+    HOLE,
+    LISTS,
+    NULLS,
+    SCALARS,
+    bare,
+    bounds,
+    closest,
+    convert,
+    expected,
+    hint,
+    nearest,
+)
+from drivers.strictyaml.text import Node, Path, Problem, Source, dotted, is_secret, show
 
 if TYPE_CHECKING:
-    from drivers.strictyaml import Parsed, Variant
+    from drivers.strictyaml.parsed import Parsed, Variant
 
 
 class Walk:
