@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 
 WIRE_PATIENCE_S = 30.0
 """The slowest exchange of the slowest line, and a tty that takes its time to open."""
+FLUSH_S = 4.0
+"""What the disk gets for the last commit at a stop; below the writer's share of it."""
 WRITER_PATIENCE_S = 300.0
 """A disk may stall for minutes; nothing else waits for it."""
 UPLINK_PATIENCE_S = 60.0
@@ -111,12 +113,12 @@ class Box:
         return {
             "outputs": [Worker("outputs", self.outputs.step, patience_s=5.0, gates=True, close=None, now=now,
                                on_fault=self._tell_fault)],
-            "pipeline": [Worker("pipeline", self.corridor.step, patience_s=10.0, gates=True, now=now,
-                                on_fault=self._tell_fault)],
+            "pipeline": [Worker("pipeline", self.corridor.step, patience_s=10.0, gates=True, close=self.corridor.drain,
+                                now=now, on_fault=self._tell_fault)],
             "detector": [Worker("detector", self.detector.step, patience_s=30.0, replace=False, now=now,
                                 on_fault=self._tell_fault)],
-            "writer": [Worker("writer", self._write, patience_s=WRITER_PATIENCE_S, replace=False, now=now,
-                              on_fault=self._tell_fault)],
+            "writer": [Worker("writer", self._write, patience_s=WRITER_PATIENCE_S, replace=False, close=self._flush,
+                              now=now, on_fault=self._tell_fault)],
             "uplink": [Worker(f"uplink {u.platform.id}", u.step, patience_s=UPLINK_PATIENCE_S, replace=False,
                               close=u.close, now=now, on_fault=self._tell_fault) for u in self.uplinks],
             "control": [Worker("control", self.control.step, patience_s=30.0, open=self.control.open,
@@ -132,6 +134,10 @@ class Box:
 
     def _write(self, timeout_s: float) -> None:
         self.journal.write(timeout_s)
+
+    def _flush(self) -> None:
+        if not self.journal.flush(FLUSH_S):
+            log.warning("journal not flushed within_s=%.0f effect=staging keeps it for the next start", FLUSH_S)
 
     def _wire_fault(self, wire: str, fault: Fault) -> None:
         self.corridor.ask(partial(self.pipeline.link, wire, fault.kind == "recovered", fault.text))
@@ -179,10 +185,9 @@ class Box:
             report=partial(self._report, platform.id)), site.secret(platform, folder), self.clock.now)
 
     def _report(self, platform: str, kind: str, why: dict[str, Any]) -> None:
-        texts = {"text_zh": f"平台 {platform}", "text_en": f"platform {platform}"}
-        facts = {key: value for key, value in why.items() if key not in texts}
-        texts |= {key: value for key, value in why.items() if key in texts}
-        self.corridor.tell([self._fact(kind, texts["text_zh"], texts["text_en"], platform=platform, **facts)])
+        texts = {"text_zh": f"平台 {platform}", "text_en": f"platform {platform}"} | why
+        facts = {key: value for key, value in why.items() if not key.startswith("text_")} | {"platform": platform}
+        self.corridor.tell([self._fact(kind, texts["text_zh"], texts["text_en"], **facts)])
 
     def _birth(self) -> dict[str, Any]:
         return {"name": self.config.gateway.name, "version": metadata.version("mingluo"),

@@ -126,10 +126,10 @@ class Corridor:
             self._stage()
 
     def drain(self) -> None:
-        """Judge and stage what still waits: the wires have stopped, nothing more comes."""
+        """Judge and stage what still waits; for the end, when the wires have stopped."""
+        self.step(0.0)
         while len(self._inbox):
             self.step(0.0)
-        self.step(0.0)
 
     def tell(self, events: Sequence[Event]) -> None:
         """From any thread: record facts about the box itself."""
