@@ -10,7 +10,7 @@ demo:
 
 test: check
 	@$(RUN) -m pytest -q -n 3 -m "not timing and not soak"
-	@$(RUN) -m pytest -q -m "timing and not soak"
+	@$(RUN) -m pytest -q -n 2 -m "timing and not soak"
 
 check:
 	@$(PYTHON) .ci/environment.py system

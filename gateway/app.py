@@ -23,7 +23,7 @@ import drivers
 from drivers import strictyaml
 from drivers.pins import open_relay
 from gateway import config as site
-from gateway import control, status
+from gateway import control, logs, status
 from gateway.clock import Clock
 from gateway.corridor import Corridor
 from gateway.detector import Detector, Scorer
@@ -230,6 +230,9 @@ class Box:
     def _command(self, request: dict[str, Any]) -> control.Reply | control.Later:
         answers: list[control.Reply] = []
         asked = {key: value for key, value in request.items() if key not in ("do", "peer", "id")}
+        # What a client says of itself is a claim; the kernel's word for it stands beside it.
+        user = request["peer"]["user"]
+        asked["who"] = user if asked.get("who") in (None, user) else f"{asked['who']} ({user})"
         try:
             command = msgspec.convert({**asked, "id": new_id()}, Command)
         except msgspec.ValidationError as error:
@@ -279,21 +282,21 @@ def metrics_of(box: Box) -> Callable[[], None]:
 
 def run(path: str, scorer: Scorer | None = None) -> int:
     """Run the box of a configuration until it is told to stop; return the exit code."""
-    systemd = "JOURNAL_STREAM" in os.environ
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=(
-        "%(levelname)s %(name)s %(message)s" if systemd else "%(asctime)s %(levelname)s %(name)s %(message)s"))
+    end_logs = logs.begin()
     try:
         box = Box(Path(path), scorer)
+        stop_metrics = metrics_of(box)
+        try:
+            return Supervisor(box.rooms).run()
+        finally:
+            stop_metrics()
+            box.outputs.close()
+            box.journal.close()
     except (strictyaml.Problems, drivers.SetupError) as error:
         sys.stderr.write(f"{error}\n")
         return EX_CONFIG
     except BlockingIOError as error:
         sys.stderr.write(f"{path}: another gateway is running on this journal: {error} (systemctl status mingluo)\n")
         return 1
-    stop_metrics = metrics_of(box)
-    try:
-        return Supervisor(box.rooms).run()
     finally:
-        stop_metrics()
-        box.outputs.close()
-        box.journal.close()
+        end_logs()

@@ -31,8 +31,6 @@ STEP_MS = 1000
 STILL_MS = 10
 """Less than this between two looks is the time it takes to look; the offset is left as it is, so that the door does
 not change with every tick."""
-
-
 TRUST_ZH: dict[Trust, str] = {"synced": "已同步", "holdover": "守时", "unset": "未校时"}
 
 
@@ -124,7 +122,7 @@ class Clock:
             self._refused = False
         except OSError as error:
             if not self._refused:
-                log.warning("kernel clock state not readable, the time counts as unset error=%s", error)
+                log.warning("kernel clock state not readable error=%s", error)
             self._refused = True
             kernel = Kernel(synced=False)
         self.error_ms = kernel.error_ms if kernel.synced else None
@@ -132,4 +130,4 @@ class Clock:
             self._once_synced = True
             self.synced_s = self.now()
             return "synced"
-        return "holdover" if self._once_synced and not self._refused else "unset"
+        return "holdover" if self._once_synced else "unset"

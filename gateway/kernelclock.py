@@ -85,8 +85,9 @@ def tell(state: Path) -> None:
         OSError: the kernel refuses, or the file cannot be written.
     """
     kernel = adjtimex()
+    error_us = round((kernel.error_ms or 0) * 1000)
     fresh = state.with_suffix(".new")
-    fresh.write_text(f"{kernel.synced:d} {round((kernel.error_ms or 0) * 1000)} {time.monotonic():.3f}\n", encoding="ascii")
+    fresh.write_text(f"{kernel.synced:d} {error_us} {time.monotonic()!r}\n", encoding="ascii")
     fresh.chmod(0o644)
     fresh.replace(state)
 

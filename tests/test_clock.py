@@ -134,14 +134,18 @@ def test_a_step_while_synced_gives_the_new_offset(world):
     assert kinds(clock.tick()) == ["clock.step", "clock.offset"]
 
 
-def test_a_refused_kernel_is_unset_and_said_once(world, caplog):
+def test_a_kernel_that_cannot_be_asked_never_makes_a_clock_synced(world, caplog):
+    world.refuse = True
+    assert world.clock().door().trust == "unset"
+    world.refuse = False
+    caplog.clear()
     world.kernel = SYNCED
     clock = world.clock()
     clock.tick()
     world.refuse = True
     assert kinds(clock.tick()) == ["clock.trust"]
     clock.tick()
-    assert clock.door().trust == "unset"
+    assert clock.door().trust == "holdover"
     assert sum("not readable" in r.getMessage() for r in caplog.records) == 1
 
 

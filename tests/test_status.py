@@ -33,8 +33,9 @@ def box(tmp_path):
                             "epoch": "k3f9"},
         "clock": lambda: {"boot": "b7e1", "trust": "synced", "offset_ms": 1, "error_ms": 3.4},
         "objects": lambda: status.objects(PRESENT, 500_000),
-        "outputs": lambda: status.outputs({"siren-1": {"on": True, "colour": Colour.RED, "silenced": False, "fault": ""},
-                                           "lamp": {"on": False, "colour": Colour.NONE, "fault": "line 22 busy"}}),
+        "outputs": lambda: status.outputs({
+            "siren-1": {"on": True, "colour": Colour.RED, "silenced": False, "fault": ""},
+            "lamp": {"on": False, "colour": Colour.NONE, "fault": "line 22 busy"}}),
         "wires": lambda: [
             {"wire": "bus-a", "driver": "modbus", "port": "/dev/ttyUSB0", "state": "running", "error": "", "devices": [
                 Health("crack", "ok", 1000, 998, {"bad_crc": 2}, 12.4), Health("rain", "quarantined", 40, 0)]},
@@ -80,7 +81,8 @@ def test_lines_in_english(box):
     assert text_of(box, "en") == """\
 石门县雷家山监测站 (demo-1) · 0.1.0 · up 3 d 03:52:10 · clock synced ±3 ms
 objects
-  [ORANGE] 雷家山后山滑坡 (slope) · in service · alarm RED not acknowledged, for 00:01:30 [a17] · crack-1 63.25 mm (limit 60)
+  [ORANGE] 雷家山后山滑坡 (slope) · in service · alarm RED not acknowledged, \
+for 00:01:30 [a17] · crack-1 63.25 mm (limit 60)
   [unknown] 城关镇燃气阀井 (gas-section) · maintenance · TEST · lost: gas-1
 outputs
   siren-1 · ON · RED
@@ -185,9 +187,8 @@ def test_metrics_are_served_on_loopback_and_end(box):
             text = answer.read().decode()
         with pytest.raises(OSError, match="in use"):
             metrics.serve(port, lambda: box)
-        with socket.socket() as elsewhere, pytest.raises(OSError, match="refused"):
-            elsewhere.settimeout(5)
-            elsewhere.connect(("127.0.0.2", port))  # loopback too, but not the address it listens on
+        with pytest.raises(OSError, match="refused"):  # loopback too, but not the address it listens on
+            socket.create_connection(("127.0.0.2", port), timeout=5)
     finally:
         close()
     for line in ('mingluo_info{boot="b7e1",epoch="k3f9",gateway="demo-1",version="0.1.0"} 1.0',

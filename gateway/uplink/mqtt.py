@@ -10,6 +10,7 @@ external-loop calls are used from one thread, so callbacks need no lock: they on
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401 - the first name look-up would import it, long after READY
 import logging
 import select
 import socket

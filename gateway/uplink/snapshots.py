@@ -11,9 +11,6 @@ from collections.abc import Iterator
 from gateway.model import Present, PresentObject
 from gateway.uplink.profiles.default import shown
 
-_LOOK_S = 0.1
-"""Unchanged Presents are looked at this often for renewals."""
-
 
 class Snapshots:
     """One connection after another."""
@@ -26,16 +23,18 @@ class Snapshots:
         """A new connection: everything is news."""
         self._shown: dict[str, tuple[float, tuple[object, ...]]] = {}
         self._last: Present | None = None
-        self._look_at_s = 0.0
+        self._renew_at_s = 0.0
 
     def due(self, present: Present | None, now_s: float) -> Iterator[PresentObject]:
         """The objects to send now; taken as sent."""
-        if present is None or (present is self._last and now_s < self._look_at_s):
+        if present is None or (present is self._last and now_s < self._renew_at_s):
             return
-        self._last, self._look_at_s = present, now_s + _LOOK_S
+        self._last = present
         for o in present.objects:
             at_s, before = self._shown.get(o.object, (float("-inf"), ()))
             view = shown(o)
             if view != before or now_s - at_s >= self._every_s:
                 self._shown[o.object] = (now_s, view)
                 yield o
+        # Until then the same Present has nothing new to say, however often it is shown.
+        self._renew_at_s = min((at_s for at_s, _ in self._shown.values()), default=now_s) + self._every_s
