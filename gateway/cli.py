@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 import drivers
 from drivers import strictyaml
@@ -25,10 +26,23 @@ from gateway import control, status
 EXIT_CODES = """Exit codes: 0 done; 1 refused, or errors were found; 2 wrong usage, or no gateway answers;
 78 (run) the configuration is wrong; 130 interrupted."""
 
-# A traceback is for the log of the service; a person gets a sentence. So typer's own, which also shows local
-# variables, is off, and `main` turns what is known to go wrong into one line.
-cli = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
-                  help="Mingluo 鸣锣: the field box of a county's early-warning network.", epilog=EXIT_CODES)
+
+class _Commands(TyperGroup):
+    """Turns what is known to go wrong into one line and exit code 1, never a traceback."""
+
+    def invoke(self, *context: Any) -> Any:
+        try:
+            return super().invoke(*context)
+        except BrokenPipeError:
+            raise  # `mingluo status | head`: whoever read has enough; the framework leaves quietly
+        except (strictyaml.Problems, drivers.SetupError, drivers.LinkError, OSError) as error:
+            _fail(f"mingluo: {error}")
+
+
+# Typer's own tracebacks show local variables; a person needs a sentence, so they are off.
+cli = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None,
+                  pretty_exceptions_enable=False, epilog=EXIT_CODES,
+                  help="Mingluo 鸣锣: the field box of a county's early-warning network.")
 
 Lang = Annotated[Literal["zh", "en"], typer.Option(help="language of the answer")]
 Socket = Annotated[str, typer.Option(envvar="MINGLUO_SOCKET", help="control socket of the running gateway")]
@@ -36,18 +50,6 @@ SOCKET = "/run/mingluo/control.sock"
 OBJECT = typer.Argument(help="object id, as in the configuration")
 STYLES = {"red": "bold red", "orange": "bold dark_orange", "yellow": "bold yellow", "blue": "bold blue",
           "unknown": "bold magenta", "none": "green"}
-
-
-def main() -> None:
-    """Run the command line; a known trouble becomes one line and an exit code, never a traceback."""
-    try:
-        cli()
-    except BrokenPipeError:
-        # `mingluo status | head`: whoever read has enough. The interpreter must not try to flush once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (strictyaml.Problems, drivers.SetupError, drivers.LinkError, OSError) as error:
-        sys.stderr.write(f"mingluo: {error}\n")
-        raise SystemExit(1) from None
 
 
 def _fail(*texts: str, code: int = 1) -> NoReturn:

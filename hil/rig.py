@@ -36,9 +36,8 @@ SHIPPED = Path(__file__).resolve().parent.parent / "config" / "sensors"
 
 
 def port_is_free(port: int) -> bool:
-    """Whether somebody could listen on this port of the loopback now."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    """Whether nobody holds this port of the loopback: not even bound and deaf, like a proxy that plays a cut."""
+    with socket.socket() as probe:  # without SO_REUSEADDR, which would pass over a port held that way
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
