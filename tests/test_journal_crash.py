@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from gateway.journal.journal import Journal
+from gateway.journal.records import COLUMNS, row_of
 from gateway.journal.rows import decode, decode_events
-from gateway.journal.store import COLUMNS, row_of
 from gateway.model import SAMPLE, Door, Event, Inventory
 
 KILLS = 36

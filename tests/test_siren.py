@@ -160,6 +160,6 @@ def test_while_every_sync_takes_five_seconds_and_while_all_writes_stall(
         assert rig.said_so_far().count("ready workers=") == 1, "the box was restarted"
         rig.wait("the backlog of the stall drains", lambda: len(rig.audit().lost) < 3 * UNITS * REGISTERS, 60)
         assert rig.stop() == 0
-        rig.wait("the county has everything", lambda: not rig.audit().lost, 20)
+        rig.wait("the county has everything", lambda: not rig.audit().lost, 60)
         assert rig.audit().invented == []
         assert rig.county.counters().gaps == ()

@@ -4,8 +4,9 @@ import os
 
 import pytest
 
+from gateway.journal.entries import FORMAT, Adopted, Group, Head, Latch, Mark, entries
 from gateway.journal.rows import Part
-from gateway.journal.staging import FORMAT, Adopted, Group, Head, Latch, Mark, Staging, entries
+from gateway.journal.staging import Staging
 from gateway.model import Door, Inventory
 
 HEAD = Head(FORMAT, "gw", "boot", "e1", 7, None, ())

@@ -10,22 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.journal.cursors import Cursor
+from gateway.journal.entries import Latch
+from gateway.journal.gaps import Gap
+from gateway.journal.records import Stored, key_of, lane_seq, row_of
 from gateway.journal.salvage import salvage
-from gateway.journal.staging import Latch
-from gateway.journal.store import (
-    Changes,
-    DamagedError,
-    Gap,
-    State,
-    Store,
-    Stored,
-    family,
-    key_of,
-    lane_seq,
-    pack,
-    row_of,
-    unpack,
-)
+from gateway.journal.state import DamagedError, State, pack, unpack
+from gateway.journal.store import Store, family
+from gateway.journal.transaction import Changes
 from gateway.model import Door, Inventory, Row
 
 DOOR = Door("boot", 5, "synced")

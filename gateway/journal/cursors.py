@@ -8,6 +8,9 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator
 
+Saved = tuple[int, list[tuple[int, int]]]
+"""A cursor as it is saved: low mark and ranges."""
+
 
 class Cursor:
     """Everything up to and including `low` is settled, and so is every closed range in `ranges` (ascending, apart)."""
@@ -17,6 +20,10 @@ class Cursor:
     def __init__(self, low: int = 0, ranges: list[tuple[int, int]] | None = None) -> None:
         self.low = low
         self.ranges = ranges if ranges is not None else []
+
+    def saved(self) -> Saved:
+        """A copy that nobody changes."""
+        return self.low, list(self.ranges)
 
     def add(self, first: int, last: int) -> None:
         """Settle first…last, both included."""

@@ -15,8 +15,10 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from gateway.journal.gaps import Gap
 from gateway.journal.salvage import salvage
-from gateway.journal.store import Changes, Gap, State, Store, family, is_damage, move_aside
+from gateway.journal.store import Store, family, is_damage, move_aside
+from gateway.journal.transaction import Changes
 
 log = logging.getLogger(__name__)
 
@@ -165,10 +167,6 @@ class Disk:
             with contextlib.suppress(sqlite3.Error):
                 self.store.close()
             self.store = None
-
-    def state(self) -> State:
-        """As of the last commit."""
-        return self.store.state if self.store is not None else State()
 
     def close(self) -> None:
         """Let go of file and folder."""

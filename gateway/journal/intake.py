@@ -1,6 +1,6 @@
 """Rows between the pipeline and the disk.
 
-Owns: the next numbers, the row that is still growing, the queue of what is not committed.
+Owns: the next numbers, the row that is still growing, the queues, the rows in the writer's hands (`flight`).
 Promises: a number is handed out once; a lane's rows leave in order of seq; bounded memory: past the bound the oldest
 data rows are given up, exactly counted, alarms and events never.
 Never: does I/O, locks (the journal does both around it).
@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-from gateway.journal.rows import SAMPLE_BYTES, Part, encode, pack_events
-from gateway.journal.staging import Identity
-from gateway.journal.store import Gap, Stored
+from gateway.journal.gaps import Gap
+from gateway.journal.records import Stored
+from gateway.journal.rows import SAMPLE_BYTES, Identity, Part, encode, pack_events
 from gateway.model import LANES, Door, Event, Lane, Row, Samples
 
 ROW_BYTES = 4096
@@ -71,15 +70,18 @@ def _differs(old: Door, new: Door) -> bool:
 class Intake:
     """Numbers, the growing row, the queues."""
 
-    def __init__(self, epoch: str) -> None:
-        self.epoch = epoch
+    def __init__(self, epoch: str, reason: str = "") -> None:
+        self.epoch, self.reason = epoch, reason
+        """What numbers run in, and why it began with this process; empty when an older one goes on."""
         self.next: dict[Lane, int] = dict.fromkeys(LANES, 1)
         self.total: dict[Lane, int] = dict.fromkeys(LANES, 0)
         self.growing: Pending | None = None
         self.urgent: deque[Pending] = deque()
         self.data: deque[Pending] = deque()
+        self.flight: list[Pending] = []
         self.bytes = 0
         """Payload bytes of all of them."""
+        self.dropped_rows = self.dropped_records = 0
         self._most = 300
 
     def _new(self, lane: Lane, inventory: int, door: Door, at_s: float) -> Pending:
@@ -132,29 +134,32 @@ class Intake:
         return row.first_s if row is not None else None
 
     def take(self, most_bytes: int) -> list[Pending]:
-        """All alarms and events, and data rows up to `most_bytes`."""
-        out = list(self.urgent)
+        """Into the writer's hands: all alarms and events, and data rows up to `most_bytes`."""
+        self.flight = list(self.urgent)
         self.urgent.clear()
         size = 0
         while self.data and size < most_bytes:
             row = self.data.popleft()
             size += row.size
-            out.append(row)
-        return out
+            self.flight.append(row)
+        return self.flight
 
-    def put_back(self, rows: list[Pending]) -> None:
+    def put_back(self) -> None:
         """The disk did not take them: they are next again."""
+        rows, self.flight = self.flight, []
         self.urgent.extendleft(reversed([row for row in rows if row.lane != "data"]))
         self.data.extendleft(reversed([row for row in rows if row.lane == "data"]))
 
-    def done(self, rows: list[Pending]) -> None:
-        """Committed. Learns how small readings compress, so that the next row fits ROW_BYTES."""
+    def done(self) -> list[Pending]:
+        """What was in flight is committed. Learns how small readings compress, so that the next row fits ROW_BYTES."""
+        rows, self.flight = self.flight, []
         for row in rows:
             self.bytes -= row.size
         data = [row for row in rows if row.lane == "data" and row.body]
         if data:
             worst = max(len(row.body or b"") / row.count for row in data if row.count)
             self._most = max(100, min(1024, int(ROW_BYTES * 0.9 / max(worst, 1.0))))
+        return rows
 
     def shed(self, most_bytes: int) -> list[tuple[Pending, Gap]]:
         """Give up the oldest data rows that are not in the writer's hands, down to the bound."""
@@ -162,6 +167,8 @@ class Intake:
         while self.bytes > most_bytes and self.data:
             row = self.data.popleft()
             self.bytes -= row.size
+            self.dropped_rows += 1
+            self.dropped_records += row.count
             out.append((row, Gap(row.epoch, row.lane, row.seq, row.seq, row.count, "overload")))
         return out
 
@@ -175,16 +182,3 @@ class Intake:
     def empty(self) -> bool:
         """Nothing waits."""
         return not (self.urgent or self.data or self.growing)
-
-
-def merge(gaps: list[Gap], new: Any) -> None:
-    """Add gaps, joining neighbours."""
-    for gap in new:
-        for at, old in enumerate(gaps):
-            same = (old.epoch, old.lane, old.reason, old.platforms) == (gap.epoch, gap.lane, gap.reason, gap.platforms)
-            if same and old.last + 1 == gap.first:
-                count = None if old.count is None or gap.count is None else old.count + gap.count
-                gaps[at] = Gap(old.epoch, old.lane, old.first, gap.last, count, old.reason, old.platforms)
-                break
-        else:
-            gaps.append(gap)

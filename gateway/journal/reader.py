@@ -11,15 +11,17 @@ import logging
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import Struct
 
-from gateway.journal.store import COLUMNS, Extent, Stream, is_damage, key_of, lane_seq, row_of
+from gateway.journal.committed import Committed
+from gateway.journal.disk import Disk
+from gateway.journal.ledger import Ledger
+from gateway.journal.records import COLUMNS, key_of, lane_seq, row_of
+from gateway.journal.rows import Stream
+from gateway.journal.store import is_damage
 from gateway.model import LANES, Inventory, Lane, Row
-
-if TYPE_CHECKING:
-    from gateway.journal.journal import Journal
 
 log = logging.getLogger(__name__)
 
@@ -41,39 +43,35 @@ class Backlog(Struct, frozen=True):
 class Reader:
     """One per platform and thread. Get it from `Journal.reader`."""
 
-    def __init__(self, journal: Journal, platform: str) -> None:
+    def __init__(self, ledger: Ledger, disk: Disk, platform: str) -> None:
         self.platform = platform
-        self._journal = journal
+        self._ledger, self._disk = ledger, disk
         self._connection: sqlite3.Connection | None = None
         self._generation = -1
         self._seen = -1
 
     def heads(self) -> dict[Stream, int]:
         """Last committed seq of every stream that has rows."""
-        return {stream: extent.next - 1 for stream, extent in self._journal.extents().items()}
+        return {stream: extent.next - 1 for stream, extent in self._ledger.committed.streams.items()}
 
     def pending(self, lanes: Sequence[Lane] = LANES, *, after: Mapping[Stream, int] | None = None,
-                until: Mapping[Stream, int] | None = None, epoch: str | None = None, max_bytes: int = 1 << 20,
-                limit: int = 100) -> list[Row]:
+                until: Mapping[Stream, int] | None = None, max_bytes: int = 1 << 20, limit: int = 100) -> list[Row]:
         """Committed rows this platform has not settled: lane by lane as asked, then oldest epoch first, seq ascending.
 
         Args:
             lanes: which lanes, in which order.
             after: of these streams only rows above the given seq (what is in flight already).
             until: of these streams only rows up to the given seq (where backlog ends and live begins).
-            epoch: only this epoch.
             max_bytes: stop when the bodies exceed this; at least one row is given.
             limit: at most this many rows.
         """
-        self._seen = self._journal.commits
+        self._seen = self._ledger.commits
         out: list[Row] = []
         room = max_bytes
-        extents = self._journal.extents()
+        committed = self._ledger.committed
         for lane in lanes:
-            for stream in self._journal.aged(extents, lane):
-                if epoch not in (None, stream[0]):
-                    continue
-                extent = extents[stream]
+            for stream in committed.aged(lane):
+                extent = committed.streams[stream]
                 first = max(extent.oldest, (after or {}).get(stream, 0) + 1)
                 last = min(extent.next - 1, (until or {}).get(stream, extent.next))
                 for row in self._unsettled(stream, first, last, limit - len(out), room):
@@ -85,7 +83,7 @@ class Reader:
 
     def _unsettled(self, stream: Stream, first: int, last: int, limit: int, room: int) -> list[Row]:
         out: list[Row] = []
-        for a, b in self._journal.missing(self.platform, stream, first, last):
+        for a, b in self._ledger.missing(self.platform, stream, first, last):
             at = a
             while at <= b and len(out) < limit and room > 0:
                 most = min(_FETCH, limit - len(out))
@@ -96,7 +94,7 @@ class Reader:
                 for seq, row in found:
                     at = seq + 1
                     if row is None:
-                        self._journal.damaged(stream, seq)
+                        self._ledger.rotten(stream, seq)
                     elif room > 0:
                         out.append(row)
                         room -= len(row.body)
@@ -110,11 +108,11 @@ class Reader:
         """Rows below the head that are not in the file will never come: nobody must wait for them, or not know."""
         for seq, _ in [*found, (last + 1, None)]:
             if first < seq <= last + 1:
-                self._journal.absent(stream, first, seq - 1)
+                self._ledger.absent(stream, first, seq - 1)
             first = max(first, seq + 1)
 
     def _span(self, stream: Stream, first: int, last: int, limit: int) -> list[tuple[int, Row | None]] | None:
-        number = self._journal.number(stream[0])
+        number = self._ledger.committed.ages.get(stream[0])
         if number is None:
             return None
         records = self._query(_SPAN, (key_of(number, stream[1], first), key_of(number, stream[1], last), limit))
@@ -123,7 +121,7 @@ class Reader:
         keys = [record[0] for record in records]
         low, high = key_of(number, stream[1], first), key_of(number, stream[1], last)
         if any(a >= b for a, b in pairwise([low - 1, *keys, high + 1])):
-            self._journal.suspect("rows come in no order")  # a damaged tree: nothing of it is believed
+            self._suspect("rows come in no order")  # a damaged tree: nothing of it is believed
             return None
         out: list[tuple[int, Row | None]] = []
         for record in records:
@@ -132,11 +130,11 @@ class Reader:
         return out
 
     def _query(self, query: str, values: Iterable[Any]) -> list[Any] | None:
-        generation = self._journal.generation
+        generation = self._disk.generation
         try:
             if self._connection is None or self._generation != generation:
                 self.close()
-                path = self._journal.path
+                path = self._disk.path
                 if not path.exists():
                     return None
                 self._connection = sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False)
@@ -149,8 +147,12 @@ class Reader:
             log.warning("journal read failed platform=%s error=%s", self.platform, error)
             self.close()
             if is_damage(error):
-                self._journal.suspect(str(error))
+                self._suspect(str(error))
             return None
+
+    def _suspect(self, error: str) -> None:
+        self._disk.suspect = error  # the writer looks for itself
+        self._ledger.nudge()
 
     def row(self, epoch: str, lane: Lane, seq: int) -> Row | None:
         """One committed row, settled or not; None when it is not kept (any more)."""
@@ -159,39 +161,33 @@ class Reader:
 
     def wait(self, timeout_s: float) -> bool:
         """Sleep until something was committed since the last `pending`, or for `timeout_s`."""
-        return self._journal.wait_commit(self._seen, timeout_s)
+        return self._ledger.wait_commit(self._seen, timeout_s)
 
     def settle(self, epoch: str, lane: Lane, seqs: Iterable[int]) -> None:
         """The platform has these rows."""
-        self._journal.settle(self.platform, epoch, lane, seqs)
+        self._ledger.settle(self.platform, (epoch, lane), seqs)
 
     def inventory(self, n: int) -> Inventory | None:
         """The inventory a row names."""
-        return self._journal.inventory(n)
-
-    def inventories(self) -> list[int]:
-        """Numbers of all inventories that rows or the present need."""
-        return self._journal.inventory_numbers()
+        return self._ledger.inventory(n)
 
     def backlog(self) -> Backlog:
         """Count what is not settled; the number of Records is exact up to rows that were lost."""
         rows = records = data = 0
         oldest: tuple[str, Lane, int] | None = None
-        extents = self._journal.extents()
+        committed = self._ledger.committed
         for lane in reversed(LANES):
-            for stream in self._journal.aged(extents, lane):
-                extent = extents[stream]
-                for a, b in self._journal.missing(self.platform, stream, extent.oldest, extent.next - 1):
+            for stream in committed.aged(lane):
+                extent = committed.streams[stream]
+                for a, b in self._ledger.missing(self.platform, stream, extent.oldest, extent.next - 1):
                     oldest = oldest or (stream[0], lane, a)
                     rows += b - a + 1
                     data += (b - a + 1) * (lane == "data")
-                    records += self._between(stream, extent, a, b)
+                    records += self._between(committed, stream, a, b)
         return Backlog(rows, records, data, oldest)
 
-    def _between(self, stream: Stream, extent: Extent, first: int, last: int) -> int:
-        number = self._journal.number(stream[0])
-        if number is None:
-            return 0
+    def _between(self, committed: Committed, stream: Stream, first: int, last: int) -> int:
+        number, extent = committed.ages[stream[0]], committed.streams[stream]
         begin = self._query(_TOTAL, (key_of(number, stream[1], first),))
         end = self._query(_TOTAL, (key_of(number, stream[1], last),)) if last < extent.next - 1 else [(extent.total, 0)]
         return int(end[0][0] - begin[0][0] + begin[0][1]) if begin and end else 0

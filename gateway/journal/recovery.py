@@ -1,6 +1,6 @@
 """What a start makes of the two files it finds: the staging folder and the journal.
 
-Owns: the decision whether numbering may go on, and which staged rows are still to be committed.
+Owns: the decision whether numbering may go on, which staged rows are still to be committed, and what is said of it.
 Promises: an identity that may have left the box never gets other content; what was staged and not committed comes
 back under its own identity; every hole is counted. Never: does I/O, reads a clock.
 
@@ -10,15 +10,16 @@ last commit. A journal that is new, restored, copied from another box or salvage
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
+from gateway.journal.entries import Found, Latch
+from gateway.journal.gaps import Gap
 from gateway.journal.intake import Intake, Pending
-from gateway.journal.rows import Part
-from gateway.journal.staging import Found, Identity, Latch
-from gateway.journal.store import Epoch, Extent, Gap, State, Stream
-from gateway.model import Lane
+from gateway.journal.rows import Identity, Part, Stream
+from gateway.journal.state import Epoch, Extent, State
+from gateway.model import Event, Lane
 
 REASONS = {
     "first": ("首次启动，开始新的编号", "first start: numbering begins"),
@@ -35,18 +36,58 @@ REASONS = {
 }
 
 
+class Recovered(Struct, frozen=True, kw_only=True):
+    """What a start found."""
+
+    epoch: str
+    reason: str
+    """Why numbering began anew (a key of REASONS); empty when it goes on."""
+    latch: bytes | None
+    latch_same_boot: bool
+    latch_age_s: float | None
+    """How long ago the latch was said; None after a reboot."""
+    silent_s: float | None
+    """How long nothing was recorded; None after a reboot."""
+    latch_utc_ms: int | None
+    alive_utc_ms: int | None
+    """Wall time of the last commit, None when nobody could vouch for it: the length of an outage."""
+    replayed: int
+    """Rows staged by the dead process and now waiting for the writer."""
+    events: tuple[Event, ...]
+    """To be recorded by the caller, once it has a Door."""
+
+
 class Plan(Struct):
     """How to go on."""
 
     intake: Intake
-    reason: str
-    """Why there is a new epoch; empty when numbering goes on."""
     rows: list[Pending]
     """Staged and not committed, in order."""
     done: list[Identity]
     """Staged and committed, or unusable."""
     gaps: list[Gap]
     latch: Latch | None
+
+
+def report(way: Plan, found: Found, state: State, extents: Mapping[Stream, Extent], lost: Iterable[Gap], *, boot: str,
+           at_s: float) -> Recovered:
+    """Put the plan, and every gap in `lost`, into words. `state` and `extents` are the journal's as it was opened."""
+    t_ms, epoch, reason = int(at_s * 1000), way.intake.epoch, way.intake.reason
+    latch, head = way.latch, found.head
+    events = []
+    if reason:
+        zh, en = REASONS[reason]
+        last = {lane: extent.next - 1 for (name, lane), extent in extents.items() if name == state.epoch}
+        events.append(Event(id=f"{epoch}-open", kind="journal.epoch", t_ms=t_ms, text_zh=zh, text_en=en,
+                            why={"reason": reason, "epoch": epoch, "was": state.epoch, "last": last}))
+    events += [gap.event(f"{epoch}-open-{n}-{t_ms}", t_ms) for n, gap in enumerate(lost)]
+    same = latch is not None and latch.boot == boot
+    return Recovered(
+        epoch=epoch, reason=reason, latch=latch.state if latch else None, latch_same_boot=same,
+        latch_age_s=max(0.0, at_s - latch.t_ms / 1000) if latch and same else None,
+        silent_s=max(0.0, at_s - found.t_ms / 1000) if head and head.boot == boot and found.t_ms else None,
+        latch_utc_ms=latch.utc_ms if latch else None, alive_utc_ms=state.alive_utc_ms, replayed=len(way.rows),
+        events=tuple(events))
 
 
 def proven(found: Found, state: State, epochs: Mapping[str, Epoch], gateway: str, boot: str) -> bool:
@@ -75,8 +116,8 @@ def plan(found: Found, state: State, extents: Mapping[Stream, Extent], epochs: M
          boot: str, fresh: str, trouble: str, at_s: float) -> Plan:
     """Decide. `fresh` is the new epoch should one be needed; `trouble` a reason the caller knows already, or empty."""
     same = not trouble and proven(found, state, epochs, gateway, boot)
-    intake = Intake(found.head.epoch if same and found.head else fresh)
-    reason = "" if same else trouble or _reason(found, state, gateway, boot)
+    intake = (Intake(found.head.epoch) if same and found.head
+              else Intake(fresh, trouble or _reason(found, state, gateway, boot)))
     rows: list[Pending] = []
     done: list[Identity] = []
     gaps: list[Gap] = []
@@ -106,7 +147,7 @@ def plan(found: Found, state: State, extents: Mapping[Stream, Extent], epochs: M
             intake.next[lane], intake.total[lane] = seq, total
     _return(intake, rows)
     recent = found.head is not None and found.head.gateway == gateway and found.head.boot in (boot, state.boot)
-    return Plan(intake, reason, rows, done, gaps, found.latch if recent else state.latch)
+    return Plan(intake, rows, done, gaps, found.latch if recent else state.latch)
 
 
 def _return(intake: Intake, rows: list[Pending]) -> None:

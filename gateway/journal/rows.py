@@ -1,4 +1,4 @@
-"""Bodies of rows, and the parts they grow from.
+"""What rows are called, their bodies, and the parts they grow from.
 
 Owns: the bytes inside a Row and inside one staged part. Promises: `decode` gives back exactly the bits that went
 in, or raises ValueError; nothing half-right. Never: does I/O, reads a clock, keeps state.
@@ -27,6 +27,11 @@ _pack = msgspec.msgpack.Encoder()
 _unpack_events = msgspec.msgpack.Decoder(list[Event])
 
 SAMPLE_BYTES = SAMPLE.itemsize
+
+Stream = tuple[str, Lane]
+"""(epoch, lane): the thing sequence numbers run in."""
+Identity = tuple[str, str, int]
+"""(epoch, lane, seq)"""
 
 
 class Part(Struct, frozen=True, array_like=True, gc=False):

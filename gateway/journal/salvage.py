@@ -17,23 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from gateway.journal.cursors import Cursor
-from gateway.journal.store import (
-    COLUMNS,
-    PAGE_BYTES,
-    DamagedError,
-    Epoch,
-    Extent,
-    Gap,
-    Mark,
-    State,
-    Store,
-    Stream,
-    key_of,
-    lane_seq,
-    row_of,
-    unpack,
-)
-from gateway.model import LANES, Inventory
+from gateway.journal.gaps import Gap
+from gateway.journal.records import COLUMNS, PAGE_BYTES, Record, key_of, lane_seq, row_of
+from gateway.journal.rows import Stream
+from gateway.journal.state import DamagedError, Epoch, Extent, Kept
+from gateway.journal.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -45,24 +33,26 @@ _PROBES = 2_000_000
 """Single look-ups at most: bounds the time spent on a file whose marks are nonsense."""
 
 
-Record = tuple[Any, ...]
-"""A row as SQLite gives it, in the order of COLUMNS."""
-
-
 class _Wreck:
-    """What was found: the state table as far as it could be read, and which rows."""
+    """What was found: the small state as far as it could be read, and which rows."""
 
-    def __init__(self) -> None:
-        self.state = State()
-        self.epochs: dict[str, Epoch] = {}
-        self.claimed: dict[Stream, Extent] = {}
-        """What the file said it held."""
-        self.extents: dict[Stream, Extent] = {}
-        """What was found."""
-        self.cursors: dict[tuple[str, Stream], tuple[int, list[tuple[int, int]]]] = {}
-        self.inventories: dict[int, Inventory] = {}
+    def __init__(self, expected: Mapping[Stream, Extent]) -> None:
+        self.kept = Kept()
+        self.claimed: dict[Stream, Extent] = dict(expected)
+        """What the caller, or else the file itself, says it held; `kept` has what was found."""
         self.seen: dict[Stream, Cursor] = {}
         self.rows = 0
+
+    def read_state(self, connection: sqlite3.Connection) -> None:
+        """Before any row."""
+        for key, value in _each(connection, "SELECT key, value FROM state"):
+            with suppress(DamagedError, ValueError):
+                self.kept.read(str(key), value)
+        for n, body in _each(connection, "SELECT n, body FROM inventories"):
+            with suppress(DamagedError):
+                self.kept.read_inventory(n, body)
+        self.claimed = {**self.kept.streams, **self.claimed}
+        self.kept.streams = {}
 
     def take(self, record: Record) -> bool:
         """Whether the row is whole and new."""
@@ -74,14 +64,14 @@ class _Wreck:
             return False
         self.seen[stream].add(row.seq, row.seq)
         number = lane_seq(record[0])[0]
-        if self.epochs.setdefault(row.epoch, Epoch(number, "salvaged", ())).number != number:
+        if self.kept.epochs.setdefault(row.epoch, Epoch(number, "salvaged", ())).number != number:
             return False
-        epoch = self.epochs[row.epoch]
+        epoch = self.kept.epochs[row.epoch]
         if row.inventory and row.inventory not in epoch.inventories:
-            self.epochs[row.epoch] = Epoch(number, epoch.reason, (*epoch.inventories, row.inventory))
+            self.kept.epochs[row.epoch] = Epoch(number, epoch.reason, (*epoch.inventories, row.inventory))
         claimed = self.claimed.get(stream, Extent())
-        old = self.extents.get(stream, Extent(row.seq, claimed.next, 0, 0, claimed.total))
-        self.extents[stream] = Extent(min(old.oldest, row.seq), max(old.next, row.seq + 1), old.rows + 1,
+        old = self.kept.streams.get(stream, Extent(row.seq, claimed.next, 0, 0, claimed.total))
+        self.kept.streams[stream] = Extent(min(old.oldest, row.seq), max(old.next, row.seq + 1), old.rows + 1,
                                       old.bytes + len(row.body), max(old.total, stored.total))
         self.rows += 1
         return True
@@ -90,7 +80,7 @@ class _Wreck:
         """First and last row each stream should have."""
         out = {}
         for stream in {*self.seen, *self.claimed}:
-            found, claimed = self.extents.get(stream), self.claimed.get(stream)
+            found, claimed = self.kept.streams.get(stream), self.claimed.get(stream)
             last = max(found.next if found else 1, claimed.next if claimed else 1) - 1
             first = claimed.oldest if claimed and 0 < claimed.oldest <= last else found.oldest if found else 1
             out[stream] = (first, last)
@@ -105,34 +95,11 @@ class _Wreck:
         return out
 
 
-def _each(connection: sqlite3.Connection, query: str) -> Iterator[tuple[object, bytes]]:
+def _each(connection: sqlite3.Connection, query: str) -> Iterator[tuple[Any, Any]]:
     with suppress(sqlite3.Error):
         cursor = connection.execute(query)
         while (pair := cursor.fetchone()) is not None:
             yield pair
-
-
-def _read_state(connection: sqlite3.Connection, wreck: _Wreck) -> None:
-    for key, value in _each(connection, "SELECT key, value FROM state"):
-        with suppress(DamagedError, ValueError):
-            key = str(key)
-            kind, _, rest = key.partition("/")
-            if kind == "state":
-                wreck.state = unpack(key, value, State)
-            elif kind == "epoch":
-                wreck.epochs[rest] = unpack(key, value, Epoch)
-            elif kind == "extent":
-                epoch, lane = rest.split("/")
-                if lane in LANES:
-                    wreck.claimed[epoch, lane] = unpack(key, value, Extent)
-            elif kind == "cursor":
-                epoch, lane, platform = rest.split("/", 2)
-                if lane in LANES:
-                    wreck.cursors[platform, (epoch, lane)] = unpack(key, value, Mark)
-    for n, body in _each(connection, "SELECT n, body FROM inventories"):
-        with suppress(DamagedError):
-            inventory: Inventory = unpack(str(n), body, Inventory)
-            wreck.inventories[inventory.n] = inventory
 
 
 def _ends(connection: sqlite3.Connection) -> Iterator[Record]:
@@ -164,7 +131,7 @@ def _between(connection: sqlite3.Connection, wreck: _Wreck) -> Iterator[Record]:
     """Single look-ups for every row that should be there and was not found from the ends."""
     left = _PROBES
     for stream, (first, last) in wreck.expected().items():
-        number = wreck.epochs[stream[0]].number if stream[0] in wreck.epochs else None
+        number = wreck.kept.epochs[stream[0]].number if stream[0] in wreck.kept.epochs else None
         if number is None:
             continue
         for a, b in list(wreck.seen.get(stream, Cursor()).missing(first, last)):
@@ -210,7 +177,7 @@ def salvage(wreck_path: Path, new: Store, expected: Mapping[Stream, Extent]) -> 
     Raises:
         sqlite3.Error, OSError: only for what happens to the new file.
     """
-    wreck = _Wreck()
+    wreck = _Wreck(expected)
     if not wreck_path.exists():
         return 0, []
     if not _readable(wreck_path):
@@ -222,8 +189,7 @@ def salvage(wreck_path: Path, new: Store, expected: Mapping[Stream, Extent]) -> 
         connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
         with suppress(sqlite3.Error):
             connection.execute("PRAGMA query_only = ON")
-        _read_state(connection, wreck)
-        wreck.claimed.update(expected)
+        wreck.read_state(connection)
         batch: list[Record] = []
         for record in chain(_ends(connection), _between(connection, wreck)):
             if wreck.take(record):
@@ -232,5 +198,5 @@ def salvage(wreck_path: Path, new: Store, expected: Mapping[Stream, Extent]) -> 
                     new.transplant(batch)
                     batch = []
         new.transplant(batch)
-    new.graft(wreck.state, wreck.epochs, wreck.extents, wreck.cursors, wreck.inventories)
+    new.graft(wreck.kept)
     return wreck.rows, wreck.holes()

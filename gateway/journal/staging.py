@@ -1,12 +1,10 @@
 """The memory-backed log beside the journal: what was handed over outlives the process.
 
-Owns: the segment files in the staging folder (a tmpfs such as /run) and their format.
+Owns: the segment files in the staging folder (a tmpfs such as /run), and which rows keep which segment.
 Promises: what `append` returned from is found by `read` after a SIGKILL (one write(2) per call; the page cache does
-not die with the process); a torn tail is recognised by length and CRC-32 and cut; a segment goes when every row in
-it is committed or given up; a full or deleted folder is an OSError once, never a wait.
+not die with the process); a torn tail is recognised and cut; a segment goes when every row in it is committed or
+given up; a full or deleted folder is an OSError once, never a wait.
 Never: calls fsync, knows SQLite, decides what is an alarm.
-
-A segment is a list of entries: length (u32), CRC-32 (u32), msgpack. The first entry is a Head.
 """
 
 from __future__ import annotations
@@ -14,109 +12,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import struct
-import zlib
 from pathlib import Path
 
-import msgspec
-from msgspec import Struct
-
-from gateway.journal.rows import Part
-from gateway.model import Inventory
-
-_FRAME = struct.Struct("<II")
-_LONGEST = 64 << 20
-FORMAT = 1
-
-Identity = tuple[str, str, int]
-"""(epoch, lane, seq)"""
-
-
-class Latch(Struct, frozen=True, array_like=True):
-    """What must sound again after a restart, and when it was said."""
-
-    state: bytes
-    boot: str
-    t_ms: int
-    """Monotonic ms of that boot."""
-    utc_ms: int | None
-    """None when nobody could vouch for the clock."""
-
-
-class Head(Struct, frozen=True, array_like=True, tag=1):
-    """What a segment stands on; carries over all that older segments said and that is still true."""
-
-    format: int
-    gateway: str
-    boot: str
-    epoch: str
-    commit: int
-    """Number of the journal's last commit as far as this process knows."""
-    latch: Latch | None
-    inventories: tuple[Inventory, ...]
-
-
-class Group(Struct, frozen=True, array_like=True, tag=2, gc=False):
-    """What one `record` handed over: parts and latch in one step."""
-
-    t_ms: int
-    parts: tuple[Part, ...]
-    latch: Latch | None
-
-
-class Mark(Struct, frozen=True, array_like=True, tag=3):
-    """The journal committed."""
-
-    commit: int
-
-
-class Adopted(Struct, frozen=True, array_like=True, tag=4):
-    """An inventory that rows may name from now on."""
-
-    inventory: Inventory
-
-
-Entry = Head | Group | Mark | Adopted
-
-
-class Found(Struct):
-    """What a dead process left behind."""
-
-    head: Head | None = None
-    commit: int = 0
-    t_ms: int = 0
-    latch: Latch | None = None
-    parts: list[tuple[int, Part]] = []
-    """(segment, part) in the order they were handed over."""
-    inventories: dict[int, Inventory] = {}
-    torn: int = 0
-    """Segments whose tail was cut."""
-
-
-_encoder = msgspec.msgpack.Encoder()
-_decoder: msgspec.msgpack.Decoder[Entry] = msgspec.msgpack.Decoder(Entry)
-
-
-def _frame(entry: Entry) -> bytes:
-    body = _encoder.encode(entry)
-    return _FRAME.pack(len(body), zlib.crc32(body)) + body
-
-
-def entries(raw: bytes) -> tuple[list[Entry], int]:
-    """The whole entries at the front of a segment, and how many bytes they take."""
-    out: list[Entry] = []
-    at = 0
-    while at + _FRAME.size <= len(raw):
-        length, crc = _FRAME.unpack_from(raw, at)
-        body = raw[at + _FRAME.size:at + _FRAME.size + length]
-        if length > _LONGEST or len(body) != length or zlib.crc32(body) != crc:
-            break
-        try:
-            out.append(_decoder.decode(body))
-        except msgspec.MsgspecError:
-            break
-        at += _FRAME.size + length
-    return out, at
+from gateway.journal.entries import FORMAT, Adopted, Entry, Found, Group, Head, Mark, entries, frame
+from gateway.journal.rows import Identity
 
 
 class Staging:
@@ -130,6 +29,7 @@ class Staging:
         self._lock_fd = -1
         self._number = 0
         self._size = 0
+        self._head_bytes = 0
         self._sizes: dict[int, int] = {}
         self._rows: dict[int, set[Identity]] = {}
         self._homes: dict[Identity, list[int]] = {}
@@ -208,9 +108,9 @@ class Staging:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o750)
         path = self._path(number)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o640)
-        frame = _frame(head)
+        raw = frame(head)
         try:
-            if os.write(fd, frame) != len(frame):
+            if os.write(fd, raw) != len(raw):
                 raise OSError(28, "no room for the head of a segment", str(path))
         except OSError:
             os.close(fd)
@@ -221,7 +121,8 @@ class Staging:
             os.close(self._fd)
             self._sizes[self._number] = self._size
         stat = os.fstat(fd)
-        self._fd, self._size, self._inode = fd, len(frame), (stat.st_dev, stat.st_ino)
+        self._fd, self._size, self._inode = fd, len(raw), (stat.st_dev, stat.st_ino)
+        self._head_bytes = len(raw)
         self._number = number
         self._rows[number] = set()
         # Only now: whatever older segments said lives on in the new head.
@@ -236,19 +137,23 @@ class Staging:
         """
         if self._fd < 0:
             raise OSError(9, "no segment is open", str(self.folder))
-        frame = _frame(entry)
-        written = os.write(self._fd, frame)
-        if written != len(frame):
+        raw = frame(entry)
+        written = os.write(self._fd, raw)
+        if written != len(raw):
             os.ftruncate(self._fd, self._size)
-            raise OSError(28, f"only {written} of {len(frame)} bytes fitted", str(self._path(self._number)))
+            raise OSError(28, f"only {written} of {len(raw)} bytes fitted", str(self._path(self._number)))
         self._size += written
         if isinstance(entry, Group):
             for part in entry.parts:
                 self._note(self._number, (part.epoch, part.lane, part.seq))
 
     def full(self) -> bool:
-        """Whether the segment should be followed by a new one."""
-        return self._size >= self._segment_bytes or self._fd < 0
+        """Whether the segment should be followed by a new one.
+
+        The head does not count: that of ten thousand points is larger than a segment, and would be written anew
+        with every entry.
+        """
+        return self._size - self._head_bytes >= self._segment_bytes or self._fd < 0
 
     def intact(self) -> bool:
         """Whether the open segment is still where the next process will look for it."""

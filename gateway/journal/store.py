@@ -1,8 +1,8 @@
 """The SQLite file.
 
-Owns: schema, pragmas, transactions, what is in the file and in memory about it.
-Promises: `commit` is durable when it returns (WAL, synchronous=FULL) or raises and changed nothing; memory (`streams`,
-`cursors` …) moves only after the disk did; the file stays under its page cap.
+Owns: its schema, pragmas and connection, what somebody else did to it, and what memory knows of it (`kept`).
+Promises: `commit` is durable when it returns (WAL, synchronous=FULL) or raises and changed nothing; memory moves only
+after the disk did; the file stays under its page cap.
 Never: starts threads, waits for anything but the disk, hides an error.
 
 Rows live in one b-tree keyed by (epoch number, lane, seq) packed into the integer primary key, so that a commit
@@ -14,132 +14,24 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-import msgspec
-from msgspec import Struct
 
 from gateway.journal.cursors import Cursor
-from gateway.journal.rows import checksum
-from gateway.journal.staging import Latch
-from gateway.model import LANES, Door, Inventory, Lane, Row, Trust
+from gateway.journal.gaps import Gap
+from gateway.journal.records import CREATE, INSERT, PAGE_BYTES, Record
+from gateway.journal.rows import Stream
+from gateway.journal.state import DamagedError, Epoch, Extent, Kept, State, pack
+from gateway.journal.transaction import PUT, PUT_INVENTORY, Changes, Transaction
+from gateway.model import Inventory
 
 SCHEMA = 1
-PAGE_BYTES = 4096
 _CREATE = (
-    ("CREATE TABLE rows (id INTEGER PRIMARY KEY, epoch TEXT NOT NULL, inventory INTEGER NOT NULL, boot TEXT NOT NULL,"
-     " offset_ms INTEGER NOT NULL, trust TEXT NOT NULL, count INTEGER NOT NULL, total INTEGER NOT NULL,"
-     " crc INTEGER NOT NULL, body BLOB NOT NULL)"),
+    CREATE,
     "CREATE TABLE state (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE inventories (n INTEGER PRIMARY KEY, body BLOB NOT NULL)",
     f"PRAGMA user_version = {SCHEMA}",
 )
-COLUMNS = "id, epoch, inventory, boot, offset_ms, trust, count, total, crc, body"
-_INSERT = f"INSERT OR IGNORE INTO rows ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?)"  # noqa: S608
-_SEQ_BITS = 40
-_EPOCHS_KEPT = 16
-"""Closed epochs without rows that birth still names, so that the county can count what it missed."""
-
-Stream = tuple[str, Lane]
-"""(epoch, lane): the thing sequence numbers run in."""
-
-
-class Extent(Struct, frozen=True, array_like=True, gc=False):
-    """What the file holds of one stream: seqs oldest … next - 1, apart from reported gaps."""
-
-    oldest: int = 1
-    next: int = 1
-    rows: int = 0
-    bytes: int = 0
-    total: int = 0
-    """Records ever committed or given up in this stream."""
-
-
-class Epoch(Struct, frozen=True, array_like=True):
-    """One run of numbering. `number` ascends with age."""
-
-    number: int
-    reason: str
-    inventories: tuple[int, ...] = ()
-
-
-class Stored(Struct, frozen=True):
-    """A row with the running count of Records in its stream, itself included."""
-
-    row: Row
-    total: int
-
-
-class Gap(Struct, frozen=True, array_like=True):
-    """Rows that will never come: first … last of a stream, `count` Records (None: nobody knows)."""
-
-    epoch: str
-    lane: Lane
-    first: int
-    last: int
-    count: int | None
-    reason: str
-    platforms: tuple[str, ...] = ()
-    """Who misses them."""
-
-
-class State(Struct, frozen=True, array_like=True):
-    """The box as of the last commit."""
-
-    gateway: str = ""
-    boot: str = ""
-    epoch: str = ""
-    commit: int = 0
-    latch: Latch | None = None
-    alive_utc_ms: int | None = None
-    gaps: tuple[Gap, ...] = ()
-    """Known, settled, not yet told in an event."""
-
-
-class Changes(Struct):
-    """One commit group."""
-
-    state: State
-    """Its commit number is filled in."""
-    rows: list[Stored] = []
-    cursors: list[tuple[str, Stream]] = []
-    """Which of the cursors below to write."""
-    marks: Mapping[tuple[str, Stream], tuple[int, list[tuple[int, int]]]] = {}
-    inventories: list[Inventory] = []
-    reason: str = ""
-    """Why the current epoch began."""
-    damaged: list[tuple[str, Lane, int]] = []
-
-
-Mark = tuple[int, list[tuple[int, int]]]
-"""A cursor as it is saved: low mark and ranges."""
-
-
-class DamagedError(sqlite3.DatabaseError):
-    """The file is SQLite's, but not the journal that was written."""
-
-
-def pack(key: str, value: Any) -> bytes:
-    """Small state as it is kept: CRC-32 over key and value, then msgpack. A flipped bit must not become a latch."""
-    body = msgspec.msgpack.encode(value)
-    return zlib.crc32(body, zlib.crc32(key.encode())).to_bytes(4, "little") + body
-
-
-def unpack(key: str, raw: Any, kind: Any) -> Any:
-    """The value that `pack` was given.
-
-    Raises:
-        DamagedError: these are not the bytes that were written.
-    """
-    if not isinstance(raw, bytes) or zlib.crc32(raw[4:], zlib.crc32(key.encode())).to_bytes(4, "little") != raw[:4]:
-        raise DamagedError(f"state {key!r} is not what was written")
-    try:
-        return msgspec.msgpack.decode(raw[4:], type=kind)
-    except msgspec.MsgspecError as error:
-        raise DamagedError(f"state {key!r} cannot be read: {error}") from error
 
 
 def is_damage(error: Exception) -> bool:
@@ -147,30 +39,6 @@ def is_damage(error: Exception) -> bool:
     if isinstance(error, DamagedError):
         return True
     return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
-
-def key_of(number: int, lane: Lane, seq: int) -> int:
-    """The primary key of a row."""
-    return ((number * 4 + LANES.index(lane)) << _SEQ_BITS) + seq
-
-
-def lane_seq(key: int) -> tuple[int, Lane, int]:
-    """(epoch number, lane, seq) of a primary key."""
-    block, seq = key >> _SEQ_BITS, key & ((1 << _SEQ_BITS) - 1)
-    return block >> 2, LANES[block & 3], seq
-
-
-def row_of(record: tuple[Any, ...]) -> Stored | None:
-    """A row as read with COLUMNS, or None when its checksum says that it is not what was written."""
-    key, epoch, inventory, boot, offset_ms, trust, count, total, crc, body = record
-    try:
-        _, lane, seq = lane_seq(key)
-        known: Trust = trust
-        row = Row(epoch=epoch, lane=lane, seq=seq, inventory=inventory, door=Door(boot, offset_ms, known), count=count,
-                  body=body)
-        return Stored(row, total) if checksum(row, total) == crc else None
-    except (TypeError, IndexError, AttributeError, ValueError):
-        return None
 
 
 class Store:
@@ -186,11 +54,7 @@ class Store:
         self.path = path
         wal = max(32, min(256, max_bytes // PAGE_BYTES // 8))
         self.cap = max(64, max_bytes // PAGE_BYTES - wal)
-        self.streams: dict[Stream, Extent] = {}
-        self.epochs: dict[str, Epoch] = {}
-        self.cursors: dict[tuple[str, Stream], Cursor] = {}
-        self.inventories: dict[int, Inventory] = {}
-        self.state = State()
+        self.kept = Kept()
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
         self.connection = sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False)
         try:
@@ -242,20 +106,34 @@ class Store:
 
     def _load(self) -> None:
         for key, value in self.connection.execute("SELECT key, value FROM state").fetchall():
-            kind, _, rest = key.partition("/")
-            if kind == "state":
-                self.state = unpack(key, value, State)
-            elif kind == "epoch":
-                self.epochs[rest] = unpack(key, value, Epoch)
-            elif kind == "extent":
-                epoch, lane = rest.split("/")
-                self.streams[epoch, lane] = unpack(key, value, Extent)
-            elif kind == "cursor":
-                epoch, lane, platform = rest.split("/", 2)
-                low, ranges = unpack(key, value, Mark)
-                self.cursors[platform, (epoch, lane)] = Cursor(low, ranges)
+            self.kept.read(key, value)
         for n, body in self.connection.execute("SELECT n, body FROM inventories").fetchall():
-            self.inventories[n] = unpack(str(n), body, Inventory)
+            self.kept.read_inventory(n, body)
+
+    @property
+    def state(self) -> State:
+        """As of the last commit."""
+        return self.kept.state
+
+    @property
+    def streams(self) -> dict[Stream, Extent]:
+        """What is held of each stream; replaced by a commit, never changed."""
+        return self.kept.streams
+
+    @property
+    def epochs(self) -> dict[str, Epoch]:
+        """By name; replaced by a commit, never changed."""
+        return self.kept.epochs
+
+    @property
+    def inventories(self) -> dict[int, Inventory]:
+        """By number; replaced by a commit, never changed."""
+        return self.kept.inventories
+
+    @property
+    def cursors(self) -> dict[tuple[str, Stream], Cursor]:
+        """By platform and stream. The journal moves them; a group only says which to save."""
+        return self.kept.cursors
 
     def _stat(self) -> list[tuple[int, ...]]:
         out: list[tuple[int, ...]] = []
@@ -297,11 +175,6 @@ class Store:
         new.rename(self.path)
         self._sync_folder()
 
-    def used_pages(self) -> int:
-        """Pages that hold something."""
-        run = self.connection.execute
-        return int(run("PRAGMA page_count").fetchone()[0]) - int(run("PRAGMA freelist_count").fetchone()[0])
-
     def file_bytes(self) -> int:
         """Database and write-ahead log together."""
         total = 0
@@ -318,7 +191,7 @@ class Store:
         Raises:
             sqlite3.Error: nothing was changed.
         """
-        work = _Group(self, changes, tuple(platforms))
+        work = Transaction(self.connection, self.kept, changes, tuple(platforms), self.cap)
         run = self.connection.execute
         run("BEGIN IMMEDIATE")
         try:
@@ -330,177 +203,29 @@ class Store:
                     run("ROLLBACK")
             raise
         self._identity = self._stat()
-        work.publish()
+        self.kept = work.kept
+        for key in [key for key in list(self.cursors) if key[1][0] in work.forgotten]:
+            del self.cursors[key]
         return work.gaps
 
-    def transplant(self, records: list[tuple[Any, ...]]) -> None:
-        """Insert rows as another journal held them (COLUMNS), in a transaction of their own."""
+    def transplant(self, records: list[Record]) -> None:
+        """Insert rows as another journal held them, in a transaction of their own."""
         self.connection.execute("BEGIN IMMEDIATE")
         with self.connection:
-            self.connection.executemany(_INSERT, records)
+            self.connection.executemany(INSERT, records)
 
-    def graft(self, state: State, epochs: Mapping[str, Epoch], extents: Mapping[Stream, Extent],
-              cursors: Mapping[tuple[str, Stream], tuple[int, list[tuple[int, int]]]],
-              inventories: Mapping[int, Inventory]) -> None:
+    def graft(self, kept: Kept) -> None:
         """Take over the small state of another journal, after its rows."""
-        pairs: list[tuple[str, Any]] = [("state", state)]
-        pairs += [(f"epoch/{name}", epoch) for name, epoch in epochs.items()]
-        pairs += [(f"extent/{epoch}/{lane}", extent) for (epoch, lane), extent in extents.items()]
-        pairs += [(f"cursor/{epoch}/{lane}/{platform}", mark) for (platform, (epoch, lane)), mark in cursors.items()]
         self.connection.execute("BEGIN IMMEDIATE")
         with self.connection:
-            self.connection.executemany("INSERT OR REPLACE INTO state VALUES (?, ?)",
-                                        [(key, pack(key, value)) for key, value in pairs])
-            self.connection.executemany("INSERT OR REPLACE INTO inventories VALUES (?, ?)",
-                                        [(n, pack(str(n), inventory)) for n, inventory in inventories.items()])
-        self._load()
+            self.connection.executemany(PUT, kept.pairs())
+            self.connection.executemany(PUT_INVENTORY,
+                                        [(n, pack(str(n), inventory)) for n, inventory in kept.inventories.items()])
+        self.kept = kept
 
     def close(self) -> None:
         """Close the connection; checkpoints when it is the last one."""
         self.connection.close()
-
-
-class _Group:
-    """One transaction: what it will change in memory once the disk has it."""
-
-    def __init__(self, store: Store, changes: Changes, platforms: tuple[str, ...]) -> None:
-        self.store = store
-        self.changes = changes
-        self.platforms = platforms
-        self.streams = dict(store.streams)
-        self.epochs = dict(store.epochs)
-        self.inventories = dict(store.inventories)
-        self.gaps: list[Gap] = []
-        self.state = changes.state
-        self._run = store.connection.execute
-        self._touched: set[Stream] = set()
-        self._gone: list[str] = []
-
-    def _put(self, key: str, value: Any) -> None:
-        self._run("INSERT OR REPLACE INTO state VALUES (?, ?)", (key, pack(key, value)))
-
-    def write(self) -> None:
-        changes = self.changes
-        self._trim()
-        for inventory in changes.inventories:
-            self._run("INSERT OR REPLACE INTO inventories VALUES (?, ?)",
-                      (inventory.n, pack(str(inventory.n), inventory)))
-            self.inventories[inventory.n] = inventory
-        for epoch, lane, seq in changes.damaged:
-            if epoch in self.epochs and self._run("DELETE FROM rows WHERE id = ?", (
-                    key_of(self.epochs[epoch].number, lane, seq),)).rowcount:
-                old = self.streams[epoch, lane]
-                self.streams[epoch, lane] = Extent(old.oldest, old.next, old.rows - 1, old.bytes, old.total)
-                self._touched.add((epoch, lane))
-        records = [self._row(stored) for stored in changes.rows]
-        if records:
-            self.store.connection.executemany(_INSERT, records)
-        for stream in self._touched:
-            self._put(f"extent/{stream[0]}/{stream[1]}", self.streams[stream])
-        for key in changes.cursors:
-            platform, (epoch, lane) = key
-            self._put(f"cursor/{epoch}/{lane}/{platform}", changes.marks[key])
-        self._forget()
-        self.state = msgspec.structs.replace(changes.state, commit=self.store.state.commit + 1)
-        self._put("state", self.state)
-
-    def _row(self, stored: Stored) -> tuple[Any, ...]:
-        row = stored.row
-        epoch = self.epochs.get(row.epoch)
-        if epoch is None or (row.inventory and row.inventory not in epoch.inventories):
-            if epoch is None:
-                reason = self.changes.reason if row.epoch == self.changes.state.epoch else "replayed"
-                epoch = Epoch(1 + max((e.number for e in self.epochs.values()), default=0), reason)
-            if row.inventory:
-                epoch = Epoch(epoch.number, epoch.reason, (*epoch.inventories, row.inventory))
-            self.epochs[row.epoch] = epoch
-            self._put(f"epoch/{row.epoch}", epoch)
-        stream = (row.epoch, row.lane)
-        old = self.streams.get(stream, Extent())
-        if row.seq >= old.next:  # otherwise it is there already: the first content of an identity stays
-            self.streams[stream] = Extent(old.oldest if old.rows else row.seq, row.seq + 1, old.rows + 1,
-                                          old.bytes + len(row.body), max(old.total, stored.total))
-            self._touched.add(stream)
-        return (key_of(epoch.number, row.lane, row.seq), row.epoch, row.inventory, row.door.boot, row.door.offset_ms,
-                row.door.trust, row.count, stored.total, checksum(row, stored.total), row.body)
-
-    def _trim(self) -> None:
-        """Make room for this group: a little more goes than comes, so that a lowered quota is reached in steps."""
-        cap = self.store.cap
-        coming = 4 + sum(1 + len(s.row.body) // PAGE_BYTES for s in self.changes.rows)
-        over = self.store.used_pages() + coming - cap * 17 // 20
-        if over <= 0:
-            return
-        aged = sorted(self.streams, key=lambda s: self.epochs[s[0]].number if s[0] in self.epochs else 0)
-        data = [s for s in aged if s[1] == "data"]
-        rest = [s for s in aged if s[1] != "data"]
-        rest_bytes = sum(self.streams[s].bytes for s in rest)
-        left = min(over + 8, coming + 64)
-        left = self._trim_from(data, left, settled=True)
-        if left > 0 and rest_bytes > cap * PAGE_BYTES // 4:
-            left = self._trim_from(rest, left, settled=True)
-        if left > 0:
-            left = self._trim_from(data, left, settled=False)
-        if left > 0:
-            self._trim_from(rest, left, settled=True)
-
-    def _trim_from(self, streams: list[Stream], left: int, settled: bool) -> int:
-        for stream in streams:
-            extent = self.streams[stream]
-            if not extent.rows or left <= 0:
-                continue
-            number = self.epochs[stream[0]].number
-            upto = extent.next - 1
-            if settled:
-                cursors = [self.store.cursors.get((platform, stream)) for platform in self.platforms]
-                upto = min([upto, *(cursor.low if cursor else 0 for cursor in cursors)])
-            if upto < extent.oldest:
-                continue
-            rows = self._run("SELECT id, count, total, length(body) FROM rows WHERE id BETWEEN ? AND ? ORDER BY id"
-                             " LIMIT ?", (key_of(number, stream[1], extent.oldest), key_of(number, stream[1], upto),
-                                          left)).fetchall()
-            if not rows:
-                continue
-            last = lane_seq(rows[-1][0])[2]
-            self._run("DELETE FROM rows WHERE id BETWEEN ? AND ?", (rows[0][0], rows[-1][0]))
-            freed = sum(r[3] for r in rows)
-            kept = extent.rows - len(rows)
-            self.streams[stream] = Extent(last + 1 if kept else extent.next, extent.next, kept, extent.bytes - freed,
-                                          extent.total)
-            self._touched.add(stream)
-            left -= len(rows)
-            if not settled and self.platforms:
-                self.gaps.append(Gap(stream[0], stream[1], lane_seq(rows[0][0])[2], last, sum(r[1] for r in rows),
-                                     "quota"))
-        return left
-
-    def _forget(self) -> None:
-        """Drop what nothing refers to any more: old empty epochs with their cursors, unused inventories."""
-        empty = sorted((e.number, name) for name, e in self.epochs.items() if name != self.changes.state.epoch
-                       and not any(self.streams[name, lane].rows for lane in LANES if (name, lane) in self.streams))
-        gone = [name for _, name in empty[:-_EPOCHS_KEPT]]
-        for name in gone:
-            for lane in LANES:
-                self.streams.pop((name, lane), None)
-            del self.epochs[name]
-            # '0' is the character after '/': the range is everything below the name.
-            self._run("DELETE FROM state WHERE key = ? OR (key > ? AND key < ?) OR (key > ? AND key < ?)",
-                      (f"epoch/{name}", f"extent/{name}/", f"extent/{name}0", f"cursor/{name}/", f"cursor/{name}0"))
-        self._gone = gone
-        if not gone:
-            return
-        used = {n for e in self.epochs.values() for n in e.inventories} | {i.n for i in self.changes.inventories}
-        for n in [n for n in self.inventories if n not in used]:
-            del self.inventories[n]
-            self._run("DELETE FROM inventories WHERE n = ?", (n,))
-
-    def publish(self) -> None:
-        store = self.store
-        store.streams, store.epochs, store.inventories = self.streams, self.epochs, self.inventories
-        store.state = self.state
-        for name in self._gone:
-            for key in [k for k in list(store.cursors) if k[1][0] == name]:
-                del store.cursors[key]
 
 
 def family(path: Path) -> tuple[Path, Path, Path]:

@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 
 _PULSE_S = 0.02
 """How soon a commit is noticed while acknowledgements are awaited."""
-_IDLE_S = 0.1
-"""How soon the socket and the present states are looked at while nothing is to be sent."""
+_IDLE_S = 0.25
+"""How soon the socket and the present states are looked at while nothing is to be sent; an alarm's commit wakes it."""
 _LOOK_S = 1.0
 """Rows are looked for this often even when nothing seems new."""
 _DIAG_S = 60.0

@@ -8,7 +8,6 @@ what is measured.
 from __future__ import annotations
 
 import contextlib
-import shutil
 import signal
 import subprocess
 import sys
@@ -87,7 +86,7 @@ def place() -> Iterator[Place]:
         yield Place(Path(folder), Path(staging))
 
 
-def said(folder: Path) -> str:
+def log_end(folder: Path) -> str:
     """Return the end of what the measured program has logged."""
     return f"{folder / LOG} ends: {(folder / LOG).read_text(errors='replace')[-2000:]}"
 
@@ -100,7 +99,7 @@ def started(command: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes
     try:
         yield process
         if process.poll() is not None:
-            raise RuntimeError(f"the program ended with {process.returncode}; {said(folder)}")
+            raise RuntimeError(f"the program ended with {process.returncode}; {log_end(folder)}")
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -138,9 +137,9 @@ def _run(load: Load, folder: Path, command: Callable[[list[int], int], list[str]
             Child("hil.bench.counter", broker.port) as counter, \
             started(command(devices.hello["ports"], broker.port), folder) as process:
         if not until(lambda: process.poll() is not None or devices.ask("count")["answers"] >= load.devices, 60):
-            raise RuntimeError("no answers within 60 s; " + said(folder))
+            raise RuntimeError("no answers within 60 s; " + log_end(folder))
         if process.poll() is not None:
-            raise RuntimeError(f"the program ended with {process.returncode}; " + said(folder))
+            raise RuntimeError(f"the program ended with {process.returncode}; " + log_end(folder))
         time.sleep(warm_up_s)
         cpu, begin = cpu_s(process.pid), devices.ask("count")
         time.sleep(seconds)
@@ -160,34 +159,31 @@ def _run(load: Load, folder: Path, command: Callable[[list[int], int], list[str]
 
 
 def highest(run: Callable[[float], Ran], good: Callable[[Ran], bool], start: float, *, step: float = 1.25,
-            most: int = 6) -> tuple[float, list[tuple[float, Ran]]]:
-    """Find the highest rate (readings/s) that is good, within a factor of √step; 0 when none was.
+            climbs: int = 2, falls: int = 4) -> tuple[float, list[tuple[float, Ran]]]:
+    """Find a rate (readings/s) that is good; 0 when none was. Returns it with all that was tried, in order.
 
-    Climbs (or, from a bad start, descends) by `step`, then tries once more half-way; at most `most` runs.
+    From a good start it climbs by `step`, at most `climbs` times; from a bad one it falls by `step` squared, at most
+    `falls` times. When it met both it tries once more half-way between, so it is the highest within √step (or step).
     """
     tried: list[tuple[float, Ran]] = []
 
-    def try_(rate: float) -> bool:
+    def is_good(rate: float) -> bool:
         tried.append((rate, run(rate)))
         return good(tried[-1][1])
 
-    best, rate, up = 0.0, start, True
-    while len(tried) < most:
-        if try_(rate):
-            best = rate
-            if not up:
-                break
-            rate *= step
-        elif best:
-            break
-        else:
-            up, rate = False, rate / step
-    if best and len(tried) < most and try_(best * step ** 0.5):
-        best = tried[-1][0]
+    best, worst = 0.0, 0.0
+    if is_good(start):
+        best = start
+        while climbs and not worst:
+            climbs -= 1
+            rate = best * step
+            best, worst = (rate, worst) if is_good(rate) else (best, rate)
+    else:
+        worst = start
+        while falls and not best:
+            falls -= 1
+            rate = worst / step ** 2
+            best, worst = (rate, worst) if is_good(rate) else (best, rate)
+    if best and worst and is_good(half_way := (best * worst) ** 0.5):
+        best = half_way
     return best, tried
-
-
-def shipped(folder: Path, name: str) -> Path:
-    """Copy a shipped configuration into a folder."""
-    source = Path(__file__).resolve().parent.parent.parent / "config" / name
-    return Path(shutil.copy(source, folder / name))

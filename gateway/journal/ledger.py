@@ -1,0 +1,134 @@
+"""What memory knows of the journal, under one lock.
+
+Owns: the lock between pipeline, writer and uplinks, and all they share: what waits, what is committed, who has had
+what, what is lost. Promises: nobody waits for the disk under the lock; every loss is settled for all platforms and
+told to those who miss it. Never: touches the database.
+
+Methods that say so are called with `lock` held; the others take it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from gateway.journal.committed import Committed
+from gateway.journal.deliveries import Deliveries
+from gateway.journal.entries import FORMAT, Group, Head, Latch
+from gateway.journal.gaps import Gap, Untold
+from gateway.journal.intake import Intake
+from gateway.journal.inventories import Inventories
+from gateway.journal.rows import Stream
+from gateway.journal.shadow import Shadow
+from gateway.journal.staging import Staging
+from gateway.journal.store import Store
+from gateway.model import Door, Event, Inventory
+
+
+class Ledger:
+    """One per Journal."""
+
+    def __init__(self, staging: Staging, *, gateway: str, boot: str, platforms: Sequence[str],
+                 now: Callable[[], float]) -> None:
+        self.gateway, self.boot, self.now = gateway, boot, now
+        self.lock = threading.Lock()
+        self.due = threading.Condition(self.lock)
+        """Something may have to be written."""
+        self.intake = Intake("")
+        self.shadow = Shadow(staging, self._head, now)
+        self.inventories = Inventories()
+        self.deliveries = Deliveries(platforms)
+        self.untold = Untold()
+        self.damaged: set[tuple[Stream, int]] = set()
+        """Rows whose checksum does not hold, still in the file."""
+        self.door = Door(boot, 0, "unset")
+        self.latch: Latch | None = None
+        self.committed = Committed()
+        self.commits = 0
+        self._told = threading.Condition(self.lock)
+
+    def _head(self) -> Head:
+        needed = {row.inventory for row in (*self.intake.flight, *self.intake.waiting())}
+        return Head(FORMAT, self.gateway, self.boot, self.intake.epoch, self.committed.state.commit, self.latch,
+                    tuple(self.inventories.among(needed)))
+
+    # ---- with the lock held
+
+    def publish(self, store: Store, file_bytes: int) -> None:
+        """With the lock: show what the disk has now."""
+        self.deliveries.follow(store.cursors, store.streams)
+        self.inventories.learn(store.inventories.values())
+        self.committed = Committed(store.state, store.streams,
+                                   {name: epoch.number for name, epoch in store.epochs.items()}, file_bytes)
+
+    def commit_done(self) -> None:
+        """With the lock: wake the readers."""
+        self.commits += 1
+        self._told.notify_all()
+
+    def lose(self, gaps: Iterable[Gap]) -> None:
+        """With the lock: these rows will never come; they are settled for everybody, and told in one event."""
+        for gap in gaps:
+            addressed = self.deliveries.addressed(gap)
+            if addressed.platforms or not self.deliveries.platforms:
+                self.untold.add(addressed, self.now())
+            self.deliveries.write_off(gap)
+
+    def tell(self, kind: str, zh: str, en: str, why: dict[str, Any]) -> None:
+        """With the lock: record an event about the journal itself."""
+        at_s = self.now()
+        self._record(Event(id=self._name(), kind=kind, t_ms=int(at_s * 1000), text_zh=zh, text_en=en, why=why), at_s)
+
+    def tell_gaps(self, at_s: float, force: bool) -> None:
+        """With the lock: record an event for every gap that is due, or with `force` for all."""
+        for gap in self.untold.due(at_s, force):
+            self._record(gap.event(self._name(), int(at_s * 1000)), at_s)
+
+    def _name(self) -> str:
+        return f"{self.intake.epoch}-j{self.intake.next['event']}"
+
+    def _record(self, event: Event, at_s: float) -> None:
+        part = self.intake.add_events(self.door, self.inventories.current, "event", [event], at_s)
+        self.shadow.stage(Group(int(at_s * 1000), (part,), None))
+
+    # ---- for readers
+
+    def settle(self, platform: str, stream: Stream, seqs: Iterable[int]) -> None:
+        """The platform has these rows. Saved with the next group; a crash before means they are sent again."""
+        with self.lock:
+            self.deliveries.settle(platform, stream, seqs)
+
+    def missing(self, platform: str, stream: Stream, first: int, last: int) -> list[tuple[int, int]]:
+        """Spans of first…last that the platform has not settled."""
+        with self.lock:
+            return self.deliveries.missing(platform, stream, first, last)
+
+    def rotten(self, stream: Stream, seq: int) -> None:
+        """A row whose checksum does not hold: taken out and told as a gap."""
+        with self.lock:
+            if (stream, seq) not in self.damaged:
+                self.damaged.add((stream, seq))
+                self.lose([Gap(stream[0], stream[1], seq, seq, None, "damaged")])
+                self.due.notify()
+
+    def absent(self, stream: Stream, first: int, last: int) -> None:
+        """Rows below the head that are not in the file: they will never come, and whoever misses them is told."""
+        with self.lock:
+            self.lose([Gap(stream[0], stream[1], first, last, None, "absent")])
+            self.due.notify()
+
+    def nudge(self) -> None:
+        """Let the writer look whether there is something to do."""
+        with self.lock:
+            self.due.notify()
+
+    def wait_commit(self, seen: int, timeout_s: float) -> bool:
+        """Sleep until there is a commit after number `seen`."""
+        with self.lock:
+            return self._told.wait_for(lambda: self.commits != seen, timeout_s)
+
+    def inventory(self, n: int) -> Inventory | None:
+        """The inventory of that number."""
+        with self.lock:
+            return self.inventories.get(n)

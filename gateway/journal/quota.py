@@ -1,0 +1,52 @@
+"""What goes when the journal is full.
+
+Owns: how much has to go, and the order in which streams are cut.
+Promises: what every platform has goes first; data before alarms and events, unless those alone take more than a
+quarter; alarms and events that somebody misses stay. Never: does I/O, deletes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from msgspec import Struct
+
+from gateway.journal.cursors import Cursor
+from gateway.journal.records import PAGE_BYTES, Stored
+from gateway.journal.rows import Stream
+from gateway.journal.state import Epoch, Extent
+
+
+class Cut(Struct, frozen=True):
+    """Rows that may go: from the oldest of a stream up to `last`."""
+
+    stream: Stream
+    last: int
+    missed: bool
+    """Whether a platform may still want them."""
+
+
+def rows_to_go(used_pages: int, cap_pages: int, coming: Sequence[Stored]) -> int:
+    """How many rows must make room; a little more go than come, so that a lowered quota is reached in steps."""
+    need = 4 + sum(1 + len(stored.row.body) // PAGE_BYTES for stored in coming)
+    over = used_pages + need - cap_pages * 17 // 20
+    return min(over + 8, need + 64) if over > 0 else 0
+
+
+def cuts(streams: Mapping[Stream, Extent], epochs: Mapping[str, Epoch], cursors: Mapping[tuple[str, Stream], Cursor],
+         platforms: Sequence[str], cap_pages: int) -> Iterator[Cut]:
+    """Where to take rows from, first choice first; `streams` may shrink between one cut and the next."""
+
+    def settled(stream: Stream) -> Cut:
+        lows = [c.low if (c := cursors.get((platform, stream))) else 0 for platform in platforms]
+        return Cut(stream, min([streams[stream].next - 1, *lows]), False)
+
+    aged = sorted((s for s in streams if s[0] in epochs), key=lambda s: epochs[s[0]].number)
+    data = [s for s in aged if s[1] == "data"]
+    rest = [s for s in aged if s[1] != "data"]
+    yield from map(settled, data)
+    if sum(streams[s].bytes for s in rest) > cap_pages * PAGE_BYTES // 4:
+        yield from map(settled, rest)
+    for stream in data:
+        yield Cut(stream, streams[stream].next - 1, True)
+    yield from map(settled, rest)

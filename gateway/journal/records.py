@@ -1,0 +1,63 @@
+"""How a Row lies in SQLite.
+
+Owns: the columns of the table `rows` and its integer primary key, into which epoch number, lane and seq are packed.
+Promises: `row_of` gives a row whose checksum holds, or None. Never: runs a query.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from gateway.journal.rows import checksum
+from gateway.model import LANES, Door, Lane, Row, Trust
+
+PAGE_BYTES = 4096
+COLUMNS = "id, epoch, inventory, boot, offset_ms, trust, count, total, crc, body"
+CREATE = ("CREATE TABLE rows (id INTEGER PRIMARY KEY, epoch TEXT NOT NULL, inventory INTEGER NOT NULL,"
+          " boot TEXT NOT NULL, offset_ms INTEGER NOT NULL, trust TEXT NOT NULL, count INTEGER NOT NULL,"
+          " total INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL)")
+INSERT = f"INSERT OR IGNORE INTO rows ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?)"  # noqa: S608
+_SEQ_BITS = 40
+
+Record = tuple[Any, ...]
+"""A row as SQLite gives it, in the order of COLUMNS."""
+
+
+class Stored(Struct, frozen=True):
+    """A row with the running count of Records in its stream, itself included."""
+
+    row: Row
+    total: int
+
+
+def key_of(number: int, lane: Lane, seq: int) -> int:
+    """The primary key of a row."""
+    return ((number * 4 + LANES.index(lane)) << _SEQ_BITS) + seq
+
+
+def lane_seq(key: int) -> tuple[int, Lane, int]:
+    """(epoch number, lane, seq) of a primary key."""
+    block, seq = key >> _SEQ_BITS, key & ((1 << _SEQ_BITS) - 1)
+    return block >> 2, LANES[block & 3], seq
+
+
+def record_of(stored: Stored, number: int) -> Record:
+    """A row of epoch `number` as it is inserted."""
+    row, door = stored.row, stored.row.door
+    return (key_of(number, row.lane, row.seq), row.epoch, row.inventory, door.boot, door.offset_ms, door.trust,
+            row.count, stored.total, checksum(row, stored.total), row.body)
+
+
+def row_of(record: Record) -> Stored | None:
+    """A row as read with COLUMNS, or None when its checksum says that it is not what was written."""
+    key, epoch, inventory, boot, offset_ms, trust, count, total, crc, body = record
+    try:
+        _, lane, seq = lane_seq(key)
+        known: Trust = trust
+        row = Row(epoch=epoch, lane=lane, seq=seq, inventory=inventory, door=Door(boot, offset_ms, known), count=count,
+                  body=body)
+        return Stored(row, total) if checksum(row, total) == crc else None
+    except (TypeError, IndexError, AttributeError, ValueError):
+        return None

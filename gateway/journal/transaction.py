@@ -1,0 +1,175 @@
+"""One commit group.
+
+Owns: what a group changes, in the file and in a draft of the small state.
+Promises: the draft says what the file will hold once the transaction is committed; memory is untouched until then.
+Never: begins or commits (the Store does both around it).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from gateway.journal import quota
+from gateway.journal.cursors import Saved
+from gateway.journal.gaps import Gap
+from gateway.journal.quota import Cut
+from gateway.journal.records import INSERT, Record, Stored, key_of, lane_seq, record_of
+from gateway.journal.rows import Stream
+from gateway.journal.state import STATE, Epoch, Extent, Kept, State, cursor_key, epoch_key, extent_key, pack, ranges_of
+from gateway.model import LANES, Inventory, Lane
+
+PUT = "INSERT OR REPLACE INTO state VALUES (?, ?)"
+PUT_INVENTORY = "INSERT OR REPLACE INTO inventories VALUES (?, ?)"
+_OLDEST = "SELECT id, count, length(body) FROM rows WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
+_DELETE = "DELETE FROM rows WHERE id BETWEEN ? AND ?"
+_EPOCHS_KEPT = 16
+"""Closed epochs without rows that birth still names, so that the county can count what it missed."""
+
+
+class Changes(Struct):
+    """One commit group."""
+
+    state: State
+    """Its commit number is filled in."""
+    rows: list[Stored] = []
+    cursors: list[tuple[str, Stream]] = []
+    """Which of the cursors below to write."""
+    marks: Mapping[tuple[str, Stream], Saved] = {}
+    inventories: list[Inventory] = []
+    reason: str = ""
+    """Why the current epoch began."""
+    damaged: list[tuple[str, Lane, int]] = []
+
+
+class Transaction:
+    """Writes one group. Then `kept` is what the file will hold.
+
+    `gaps` is what trimming took from somebody, `forgotten` the epochs that nothing refers to any more.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, kept: Kept, changes: Changes, platforms: Sequence[str],
+                 cap_pages: int) -> None:
+        self.kept = kept.draft()
+        self.gaps: list[Gap] = []
+        self.forgotten: frozenset[str] = frozenset()
+        self._connection, self._run = connection, connection.execute
+        self._changes, self._platforms, self._cap = changes, platforms, cap_pages
+        self._touched: set[Stream] = set()
+
+    def write(self) -> None:
+        """All of it.
+
+        Raises:
+            sqlite3.Error: roll back; the draft is worthless.
+        """
+        kept, changes = self.kept, self._changes
+        self._trim()
+        for inventory in changes.inventories:
+            self._run(PUT_INVENTORY, (inventory.n, pack(str(inventory.n), inventory)))
+            kept.inventories[inventory.n] = inventory
+        for identity in changes.damaged:
+            self._take_out(*identity)
+        records = [self._record(stored) for stored in changes.rows]
+        if records:
+            self._connection.executemany(INSERT, records)
+        for stream in self._touched:
+            self._put(extent_key(stream), kept.streams[stream])
+        for key in changes.cursors:
+            self._put(cursor_key(*key), changes.marks[key])
+        self._forget_epochs()
+        kept.state = msgspec.structs.replace(changes.state, commit=kept.state.commit + 1)
+        self._put(STATE, kept.state)
+
+    def _put(self, key: str, value: Any) -> None:
+        self._run(PUT, (key, pack(key, value)))
+
+    def _grow(self, stream: Stream, extent: Extent) -> None:
+        self.kept.streams[stream] = extent
+        self._touched.add(stream)
+
+    def _take_out(self, epoch: str, lane: Lane, seq: int) -> None:
+        if epoch not in self.kept.epochs:
+            return
+        if self._run("DELETE FROM rows WHERE id = ?", (key_of(self.kept.epochs[epoch].number, lane, seq),)).rowcount:
+            old = self.kept.streams[epoch, lane]
+            self._grow((epoch, lane), msgspec.structs.replace(old, rows=old.rows - 1))
+
+    def _record(self, stored: Stored) -> Record:
+        row, stream = stored.row, (stored.row.epoch, stored.row.lane)
+        epoch = self._epoch(row.epoch, row.inventory)
+        old = self.kept.streams.get(stream, Extent())
+        if row.seq >= old.next:  # otherwise it is there already: the first content of an identity stays
+            self._grow(stream, Extent(old.oldest if old.rows else row.seq, row.seq + 1, old.rows + 1,
+                                      old.bytes + len(row.body), max(old.total, stored.total)))
+        return record_of(stored, epoch.number)
+
+    def _epoch(self, name: str, inventory: int) -> Epoch:
+        epochs = self.kept.epochs
+        known = epochs.get(name)
+        epoch = known
+        if epoch is None:
+            reason = self._changes.reason if name == self._changes.state.epoch else "replayed"
+            epoch = Epoch(1 + max((e.number for e in epochs.values()), default=0), reason)
+        if inventory and inventory not in epoch.inventories:
+            epoch = Epoch(epoch.number, epoch.reason, (*epoch.inventories, inventory))
+        if epoch is not known:
+            epochs[name] = epoch
+            self._put(epoch_key(name), epoch)
+        return epoch
+
+    def _used_pages(self) -> int:
+        return int(self._run("PRAGMA page_count").fetchone()[0]) - int(self._run("PRAGMA freelist_count").fetchone()[0])
+
+    def _trim(self) -> None:
+        left = quota.rows_to_go(self._used_pages(), self._cap, self._changes.rows)
+        if left <= 0:
+            return
+        kept = self.kept
+        for cut in quota.cuts(kept.streams, kept.epochs, kept.cursors, self._platforms, self._cap):
+            left -= self._cut(cut, left)
+            if left <= 0:
+                return
+
+    def _cut(self, cut: Cut, most: int) -> int:
+        """Delete up to `most` rows; returns how many it were."""
+        epoch, lane = cut.stream
+        number, old = self.kept.epochs[epoch].number, self.kept.streams[cut.stream]
+        if not old.rows or cut.last < old.oldest:
+            return 0
+        rows = self._run(_OLDEST, (key_of(number, lane, old.oldest), key_of(number, lane, cut.last), most)).fetchall()
+        if not rows:
+            return 0
+        self._run(_DELETE, (rows[0][0], rows[-1][0]))
+        first, last = lane_seq(rows[0][0])[2], lane_seq(rows[-1][0])[2]
+        kept = old.rows - len(rows)
+        self._grow(cut.stream, Extent(last + 1 if kept else old.next, old.next, kept,
+                                      old.bytes - sum(row[2] for row in rows), old.total))
+        if cut.missed and self._platforms:
+            self.gaps.append(Gap(epoch, lane, first, last, sum(row[1] for row in rows), "quota"))
+        return len(rows)
+
+    def _forget_epochs(self) -> None:
+        """Drop what nothing refers to any more: old empty epochs with their cursors, unused inventories."""
+        kept, changes = self.kept, self._changes
+        empty = sorted((e.number, name) for name, e in kept.epochs.items() if name != changes.state.epoch
+                       and not any(kept.streams[name, lane].rows for lane in LANES if (name, lane) in kept.streams))
+        gone = [name for _, name in empty[:-_EPOCHS_KEPT]]
+        for name in gone:
+            for lane in LANES:
+                kept.streams.pop((name, lane), None)
+            del kept.epochs[name]
+            self._run("DELETE FROM state WHERE key = ?", (epoch_key(name),))
+            for bounds in ranges_of(name):
+                self._run("DELETE FROM state WHERE key > ? AND key < ?", bounds)
+        self.forgotten = frozenset(gone)
+        if not gone:
+            return
+        used = {n for e in kept.epochs.values() for n in e.inventories} | {i.n for i in changes.inventories}
+        for n in [n for n in kept.inventories if n not in used]:
+            del kept.inventories[n]
+            self._run("DELETE FROM inventories WHERE n = ?", (n,))

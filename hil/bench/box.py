@@ -1,0 +1,205 @@
+"""What the whole box costs and carries: CPU a reading, readings a second, memory, start.
+
+Owns: the sizes of these figures. Promises: journal on a real disk with its shipped settings, quality and rules on,
+delivered to a real mosquitto and counted at a subscriber; a lost reading leaves no figure. Never: tunes the gateway
+for a figure.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+from msgspec import Struct
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
+from hil.bench import Figure, figure
+from hil.bench.child import ENVIRONMENT, peak_mib, until
+from hil.bench.runs import QUIET, Ran, bare, gateway, highest, place
+from hil.bench.site import Load
+from hil.broker import Broker
+from hil.demo import CONFIG, START
+from hil.rig import Rig
+
+
+class Size(Struct, frozen=True, kw_only=True):
+    """How long and how much; `QUICK` only shows that it runs."""
+
+    steady: Load = Load(hosts=20, units=1)
+    steady_s: float = 20.0
+    warm_up_s: float = 3.0
+    commit_s: float = 10.0
+    """As shipped; the crowd's runs commit each second, so that a growing backlog shows."""
+    crowd: Load = Load(hosts=4, units=50)
+    crowd_s: float = 5.0
+    crowd_warm_up_s: float = 2.0
+    crowd_start: float = 120_000.0
+    bare_start: float = 200_000.0
+    climbs: int = 2
+    demo_s: float = 20.0
+    starts: int = 5
+
+
+QUICK = Size(steady=Load(hosts=2, units=1, registers=10, period_s=0.2), steady_s=1.0, warm_up_s=0.2, commit_s=0.5,
+             crowd=Load(hosts=2, units=2, registers=10), crowd_s=1.0, crowd_warm_up_s=0.2, crowd_start=200.0,
+             bare_start=200.0, climbs=0, demo_s=1.0, starts=1)
+LIBRARIES = ("import ssl, sqlite3, numpy, msgspec, yaml, paho.mqtt.client, pymodbus.framer.rtu, "
+             "pymodbus.pdu.register_message, serial, gpiozero")
+_ON_TIME = 0.99
+_BEHIND_S = 1.5
+"""The commit interval of these runs is 1 s; what keeps up is not further behind than that and a message's way."""
+_PUBLISH = """
+import json, sys
+import paho.mqtt.client as mqtt
+client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+client.on_connect = lambda *_: client.publish("bare/1", json.dumps({"unit": 1, "values": [1]}), qos=1)
+client.on_publish = lambda *_: client.disconnect()
+client.connect("127.0.0.1", int(sys.argv[1]))
+client.loop_forever()
+"""
+
+
+def figures(quick: bool) -> Iterator[Figure]:
+    """Measure all of the family, one after another."""
+    size = QUICK if quick else Size()
+    yield from _cpu(size)
+    yield _rate(size)
+    yield _memory(size)
+    yield _start(size)
+
+
+def _cpu(size: Size) -> Iterator[Figure]:
+    load = size.steady
+    run = {"warm_up_s": size.warm_up_s, "seconds": size.steady_s}
+    reference = bare(load, warm_up_s=size.warm_up_s / 2, seconds=size.steady_s / 4).cpu_s_per_1000
+    for name, detector, goal in (("box.cpu_s_per_1000", False, "<= 0.010"),
+                                 ("box.cpu_s_per_1000_detector", True, "<= 0.013")):
+        ran = gateway(load, detector=detector, commit_s=size.commit_s, **run)
+        whole = ran.whole(load.registers)
+        yield figure(name, ran.cpu_s_per_1000 if whole else None, "CPU s", reference, goal,
+                     f"{load.devices} hosts x {load.registers} registers, {load.rate:g} readings/s for "
+                     f"{ran.seconds:.0f} s, detector {'on' if detector else 'off'}; {ran.answered} on the wire, "
+                     f"{ran.lost} lost; peak {ran.peak_mib:.1f} MiB; reference: bare script")
+
+
+def _rate(size: Size) -> Figure:
+    load = size.crowd
+
+    def good(ran: Ran) -> bool:
+        return ran.whole(load.registers) and ran.on_time >= _ON_TIME and ran.behind_s <= _BEHIND_S
+
+    def search(run: Callable[..., Ran], start: float, **more: Any) -> tuple[float, list[tuple[float, Ran]]]:
+        return highest(lambda rate: run(load.at(rate), warm_up_s=size.crowd_warm_up_s, seconds=size.crowd_s, **more),
+                       good, start, climbs=size.climbs)
+
+    best, tried = search(partial(gateway, commit_s=1.0), size.crowd_start)
+    reference, _ = search(bare, size.bare_start)
+    bound = "" if any(not good(ran) for _, ran in tried) else "a lower bound: no rate tried was too high; "
+    steps = ", ".join(f"{rate:.0f}: {'good' if good(ran) else f'{_trouble(ran)}'}"
+                      f" ({ran.cpu_s / ran.seconds:.2f} CPU)" for rate, ran in tried)
+    peak = max(ran.peak_mib for _, ran in tried)
+    return figure("box.max_readings_per_s", best or None, "readings/s", reference or None, ">= 60000",
+                  f"{bound}{load.devices} devices x {load.registers} registers behind {load.hosts} hosts, commit 1 s, "
+                  f"detector off; devices, broker and subscriber on the same cores; tried {steps}; peak {peak:.0f} MiB")
+
+
+def _trouble(ran: Ran) -> str:
+    return f"{ran.on_time:.1%} on time, {ran.lost} lost, {ran.behind_s:.1f} s behind"
+
+
+def _memory(size: Size) -> Figure:
+    with place() as (folder, _), Rig(CONFIG, folder) as rig:
+        _healthy(rig)
+        rig.start()
+        rig.wait("the first reading", lambda: rig.county.counters().readings, 30)
+        began_s = time.monotonic()
+        for share, deed in ((0.1, lambda: rig.slaves["crack"].set("displacement", 70.0)), (0.3, rig.network.cut),
+                            (0.5, rig.network.restore), (0.6, rig.slaves["rain"].unplug),
+                            (0.8, rig.slaves["rain"].plug), (1.0, lambda: None)):
+            time.sleep(max(0.0, began_s + share * size.demo_s - time.monotonic()))
+            deed()
+        peak = peak_mib(rig.gateway.pid)
+    libraries = subprocess.run(
+        [sys.executable, "-c", f"{LIBRARIES}\nprint(open('/proc/self/status').read())"], env=ENVIRONMENT, check=True,
+        capture_output=True, text=True).stdout
+    reference = next(int(line.split()[1]) / 1024 for line in libraries.splitlines() if line.startswith("VmHWM:"))
+    return figure("box.rss_mib", peak, "MiB", reference, "<= 64",
+                  f"peak of the gateway alone on the demo's site for {size.demo_s:g} s with an alarm, a cut network "
+                  "and an unplugged sensor; reference: Python with the libraries imported")
+
+
+def _healthy(rig: Rig) -> None:
+    for device, values in START.items():
+        for point, value in values.items():
+            rig.slaves[device].set(point, value)
+    rig.pins.drive(23, "high")
+    rig.pins.drive(24, "high")
+
+
+def _start(size: Size) -> Figure:
+    took = [_first_publish_s() for _ in range(size.starts)]
+    reference = statistics.median(_bare_publish_s() for _ in range(size.starts))
+    return figure("box.first_publish_s", statistics.median(took), "s", reference, "<= 1.0",
+                  f"before the fork to the first `data` message at a subscriber, demo's site, median of {size.starts} "
+                  f"({min(took):.2f} to {max(took):.2f}); reference: bare Python that connects and publishes")
+
+
+class _First:
+    """When the first message of a topic arrives; a context manager."""
+
+    def __init__(self, port: int, topic: str) -> None:
+        self.at_s: float | None = None
+        self._ready = threading.Event()
+        self._client = client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
+        client.on_connect = lambda *_: client.subscribe(topic, 1)
+        client.on_subscribe = lambda *_: self._ready.set()
+        client.on_message = self._take
+        client.connect("127.0.0.1", port)
+
+    def _take(self, _client: Client, _data: Any, message: Any) -> None:
+        if self.at_s is None and json.loads(message.payload):
+            self.at_s = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._client.loop_start()
+        if not self._ready.wait(10):
+            raise TimeoutError("no subscription within 10 s")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def since(self, start_s: float) -> float:
+        """Wait for it; seconds since `start_s`."""
+        if not until(lambda: self.at_s is not None, 30, 0.002) or self.at_s is None:
+            raise TimeoutError("nothing was published within 30 s")
+        return self.at_s - start_s
+
+
+def _first_publish_s() -> float:
+    with place() as (folder, _), Rig(CONFIG, folder) as rig, _First(rig.broker.port, "+/1/+/data") as first:
+        _healthy(rig)
+        rig.start()
+        rig.wait("the first message", lambda: first.at_s, 30)
+        rig.kill()   # how it stops is not asked here
+        return first.since(rig.started_s)
+
+
+def _bare_publish_s() -> float:
+    with place() as (folder, _), Broker(folder=folder / "broker", settings=QUIET) as broker, \
+            _First(broker.port, "bare/#") as first:
+        start_s = time.monotonic()
+        script = Path(folder / "publish.py")
+        script.write_text(_PUBLISH, encoding="utf-8")
+        subprocess.run([sys.executable, str(script), str(broker.port)], check=True, timeout=30, env=ENVIRONMENT)
+        return first.since(start_s)
