@@ -1,4 +1,4 @@
-"""`mingluo`: the door for people. `run` goes straight to the service, so that it never loads what only commands need."""
+"""`mingluo`: the door for people. `run` goes straight to the service, which never loads what only commands need."""
 
 from __future__ import annotations
 

@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 
 WIRE_PATIENCE_S = 30.0
 """The slowest exchange of the slowest line, and a tty that takes its time to open."""
+SIREN_BACKOFF_S = (0.05, 1.0)
+"""A bug on the siren's way costs what it met; what comes next must not wait for it."""
 FLUSH_S = 4.0
 """What the disk gets for the last commit at a stop; below the writer's share of it."""
 WRITER_PATIENCE_S = 300.0
@@ -98,7 +100,7 @@ class Box:
             submit={device.id: self.drivers[wire.id].submit for wire in config.wires
                     for device in getattr(wire, "devices", ())},
             feed=self.detector.feed if config.detector.enabled else lambda _: None,
-            lost=self._lost, each_second=self._each_second, now=clock.now)
+            lost=self._lost, unkept=self._unkept, each_second=self._each_second, now=clock.now)
         self.uplinks = [self._uplink(platform, path.parent) for platform in config.platforms]
         self.control = control.Control(config.control.socket, {"status": lambda _: self.status(),
                                                                "command": self._command})
@@ -112,9 +114,9 @@ class Box:
         now = self.clock.now
         return {
             "outputs": [Worker("outputs", self.outputs.step, patience_s=5.0, gates=True, close=None, now=now,
-                               on_fault=self._tell_fault)],
+                               backoff_s=SIREN_BACKOFF_S, on_fault=self._tell_fault)],
             "pipeline": [Worker("pipeline", self.corridor.step, patience_s=10.0, gates=True, close=self.corridor.drain,
-                                now=now, on_fault=self._tell_fault)],
+                                now=now, backoff_s=SIREN_BACKOFF_S, on_fault=self._tell_fault)],
             "detector": [Worker("detector", self.detector.step, patience_s=30.0, replace=False, now=now,
                                 on_fault=self._tell_fault)],
             "writer": [Worker("writer", self._write, patience_s=WRITER_PATIENCE_S, replace=False, close=self._flush,
@@ -148,7 +150,7 @@ class Box:
                                        worker=fault.worker, trouble=fault.kind)])
 
     def _each_second(self) -> list[Event]:
-        self.outputs.fault(bool(self.outputs.faults()) or self.journal.health()["fault"] != ""
+        self.outputs.fault(bool(self.outputs.faults() or self.corridor.fault or self.journal.health()["fault"])
                            or any(worker.state not in ("starting", "running") for worker in self.workers))
         return self.clock.tick()
 
@@ -161,6 +163,11 @@ class Box:
         return self._fact("journal.gap", f"来不及处理，丢弃 {scans} 次应答",
                           f"{scans} answers came faster than they could be judged", count=scans, reason="overrun")
 
+    def _unkept(self, records: int, error: str) -> Event:
+        return self._fact("journal.gap", f"{records} 条记录无法保存，已丢弃：{error}",
+                          f"{records} records could not be kept and were dropped: {error}", count=records,
+                          reason="refused", error=error)
+
     def _resume(self, found: Recovered) -> None:
         """Carry on where the last process stopped: its latch sounds before the first new reading is taken."""
         start = self._fact("box.start", "网关启动", "the gateway has started", version=metadata.version("mingluo"),
@@ -168,11 +175,18 @@ class Box:
         self.journal.record(self.clock.door(), self.corridor.inventory, None, [*found.events, start])
         if found.latch is None:
             return
-        outage_s = found.silent_s
-        if outage_s is None and found.alive_utc_ms is not None and self.clock.door().trust != "unset":
-            outage_s = max(0.0, (self.clock.utc_ms(round(self.clock.now() * 1000)) - found.alive_utc_ms) / 1000)
-        self.corridor.apply(self.pipeline.restore(found.latch, self.clock.now(), outage_s,
+        outage_s, age_s = found.silent_s, found.latch_age_s
+        if outage_s is None:
+            outage_s = self._ago_s(found.alive_utc_ms)
+        if age_s is None:
+            age_s = self._ago_s(found.latch_utc_ms)
+        self.corridor.apply(self.pipeline.restore(found.latch, self.clock.now(), outage_s, age_s=age_s,
                                                   same_boot=found.latch_same_boot))
+
+    def _ago_s(self, utc_ms: int | None) -> float | None:
+        if utc_ms is None or self.clock.door().trust == "unset":
+            return None
+        return max(0.0, (self.clock.utc_ms(round(self.clock.now() * 1000)) - utc_ms) / 1000)
 
     # --- the county's side
 

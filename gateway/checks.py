@@ -163,6 +163,9 @@ class Look:
             except ValueError:
                 self.say(approved, f"{watched.authority.approved_on!r} is no day of the calendar: "
                          "expected a date like 2026-05-01")
+        if watched.service == "maintenance":
+            self.say((*path, "service"), "maintenance ends by itself and is a person's command, no setting: a box set "
+                     "up like this would stay silent for ever. Expected trial, or in_service")
         if watched.service == "in_service":
             self.in_service(path, watched, outputs)
 

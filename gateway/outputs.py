@@ -86,10 +86,13 @@ class _Player:
     def __init__(self, output: Output, relay: Switch | None) -> None:
         self.output = output
         self.relay = relay
-        self.patterns = {colour: tuple(max(1, round(s * 1000)) for s in getattr(output, colour.value))
-                         for colour in LEVELS[1:]}
+        self.patterns: dict[Colour, tuple[int, ...]] = {}
+        milder: tuple[int, ...] = ()
+        for colour in LEVELS[1:]:  # a colour without a pattern does as the milder one: worse must not be quieter
+            milder = tuple(max(1, round(s * 1000)) for s in getattr(output, colour.value)) or milder
+            self.patterns[colour] = milder
         burst = output.burst
-        self.burst = None if output.kind != "siren" else BurstMs(*(round(s * 1000) for s in _seconds(burst)))
+        self.burst = None if output.kind != "siren" else BurstMs(*(max(1, round(s * 1000)) for s in _seconds(burst)))
         self.is_on: bool | None = None
         """What the relay was last told with success; None = not known."""
         self.fault = "" if relay is not None else "not opened"

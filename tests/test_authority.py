@@ -171,6 +171,21 @@ def test_a_shared_siren_follows_the_worst_claim_that_is_not_silenced():
     assert (b.sounds().colour.value, b.siren) == ("red", "none")
 
 
+def test_a_new_alarm_on_a_shared_siren_is_heard_at_once_not_in_the_next_burst_of_the_old_one():
+    b = shared().say(1, 65).say(201, 65, device="other")
+    assert (b.sounds().alarm, b.sounds().since_ms) == (b.object(1).alarm, 201000)
+
+
+def test_a_siren_heard_again_begins_its_burst_anew():
+    b = box(allow(orange="automatic", red="confirm")).say(1, 45)
+    b.ask_for("silence", 2)
+    b.say(300, 65)                                     # a higher colour; it waits for an answer and sounds as orange
+    assert (b.siren, b.sounds().since_ms) == ("orange", 300000)
+    b.ask_for("silence", 310, for_s=30.0)
+    b.tick(340)
+    assert (b.siren, b.sounds().since_ms) == ("orange", 340000)
+
+
 def test_faults_move_no_siren_and_no_strobe():
     b = box(EVERYTHING).say(1, 5).fail(2, "quarantined")
     b.take(b.pipeline.link("bus", False, "", 3.0)).tick(500)

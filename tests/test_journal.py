@@ -168,6 +168,27 @@ def test_a_dead_process_goes_on_where_it_was_with_everything_it_had_recorded(box
     assert [e.id for e in box.events("alarm.raised")] == ["a1"]
 
 
+@pytest.mark.parametrize("before", [None, b"orange"])
+def test_a_latch_that_only_the_disk_could_take_is_the_one_that_comes_back(box, monkeypatch, before):
+    """Staging full or failing, the disk well: the newest latch is then in the journal alone."""
+    if before:
+        box.record(1.0, latch=before)
+        box.flush()
+        box.clock += 1
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("gateway.journal.staging.Staging.append", full)
+    monkeypatch.setattr("gateway.journal.staging.Staging.begin", full)
+    box.record(2.0, latch=b"red")
+    box.flush()
+    monkeypatch.undo()
+    box.restart()
+    assert box.found.latch == b"red"
+    assert box.found.latch_same_boot
+
+
 def test_a_process_that_dies_again_before_it_commits_keeps_its_numbers(box):
     epoch = box.found.epoch
     for value in (1, 2, 3):

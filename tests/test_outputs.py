@@ -133,6 +133,27 @@ def test_a_burst_without_pause_never_pauses():
     assert {level_at((5,), BurstMs(10, 30, 30), ms)[0] for ms in range(200)} == {True}
 
 
+def test_a_worse_colour_without_a_pattern_is_not_quieter_than_a_milder_one():
+    clock = Clock()
+    gapped = Output(id="siren", kind="siren", wire="pins", pin=17, active="high", orange=(1.0,), red=())
+    out, relays, _ = box(gapped, clock=clock)
+    for colour, on in ((Colour.YELLOW, False), (Colour.ORANGE, True), (Colour.RED, True)):
+        out.follow((red(colour=colour),))
+        out.step(0)
+        assert (out.present()["siren"]["on"], relays["siren"].told[-1]) == (on, "on" if on else "off")
+
+
+def test_a_burst_shorter_than_a_millisecond_stops_no_output():
+    clock = Clock()
+    tiny = Output(id="siren", kind="siren", wire="pins", pin=17, active="high",
+                  burst=Burst(max_s=1e-4, sound_s=1e-4, every_s=4e-4))
+    out, _, _ = box(tiny, clock=clock)
+    out.follow((red(),))
+    clock.now_s += 10
+    out.step(0)
+    assert out.faults() == {}
+
+
 def test_an_empty_pattern_is_off_for_ever():
     assert level_at((), None, 7) == (False, NEVER_MS)
 

@@ -372,10 +372,73 @@ def test_the_latch_is_renewed_while_maintenance_runs():
     b = box(points=PATIENT)
     b.ask_for("service", 100, service="maintenance", for_s=5000.0)
     b.latch = None
-    assert b.tick(699).latch is None
-    assert b.tick(700).latch is not None
-    assert again(b, 5.0, 0.0).tick(4404.9).object().service == "maintenance"
-    assert again(b, 5.0, 0.0).tick(4405.0).object().service == "in_service"
+    assert b.tick(159).latch is None
+    assert b.tick(160).latch is not None
+    assert again(b, 5.0, 0.0).tick(4944.9).object().service == "maintenance"
+    assert again(b, 5.0, 0.0).tick(4945.0).object().service == "in_service"
+
+
+def test_a_latch_ages_from_its_own_moment_not_from_the_last_sign_of_life():
+    b = box(rule(orange=40, latch=("orange",)), points=PATIENT).say(100, 45)
+    b.ask_for("silence", 103)                          # written at 103; alive until 603, then a cut of 60 s
+    new = Box(b.config, b.infos, now_s=5.0, prefix="b")
+    new.take(new.pipeline.restore(b.latch, 5.0, 60.0, same_boot=False, age_s=560.0))
+    assert new.sounds().silenced_until_ms == 45000     # 600 s less 560 s
+    assert new.object().since_ms == -558000
+
+
+def test_a_box_that_restarts_again_and_again_neither_stays_silent_nor_stays_in_maintenance():
+    asking = msgspec.structs.replace(EVERYTHING, orange="confirm", confirm_s=600.0)
+    silenced = box(points=PATIENT).say(100, 70)
+    silenced.ask_for("silence", 100)
+    asked = Box(site(slope(rule(**LEVELS_3), authority=asking, points=PATIENT))).say(100, 45)
+    served = box(points=PATIENT)
+    served.ask_for("service", 100, service="maintenance", for_s=600.0)
+    t = 100.0
+    for b, over in ((silenced, lambda x: x.siren == "red"), (asked, lambda x: not x.pipeline._watches[0].alarm.waiting
+                    and x.siren == "orange"), (served, lambda x: x.object().service == "in_service")):
+        lives = 0
+        while not over(b):
+            for s in range(1, 91):
+                b.tick(t + s)
+            b = again(b, 1000.0, 5.0)                  # every 90 s of work end in a power cut of 5 s
+            t = 1000.0
+            lives += 1
+            assert lives < 15
+
+
+def test_a_waiting_siren_begins_its_burst_with_the_reading_that_frees_it():
+    new = again(box(points=PATIENT).say(100, 70), 3.0, None)
+    new.say(400, 70)
+    assert (new.siren, new.sounds().since_ms) == ("red", 400000)
+
+
+def test_an_officer_who_says_sound_is_heard_although_the_sensor_is_gone_since_the_cut():
+    asking = msgspec.structs.replace(EVERYTHING, orange="none", red="confirm", yellow="none")
+    b = Box(site(slope(LATCHED, authority=asking, points=PATIENT))).say(100, 70)
+    new = again(b, 3.0, None)
+    assert new.siren == "none"
+    assert new.ask_for("confirm", 10).ok
+    assert new.siren == "red"
+
+
+@pytest.mark.parametrize(("key", "value"), [("level", 7), ("level", 0), ("latched", -1), ("since_s", float("nan")),
+                                            ("silenced_until_s", float("inf"))])
+def test_a_latch_with_impossible_content_does_not_keep_the_box_from_starting(key, value):
+    b = box().say(100, 70)
+    raw = msgspec.msgpack.decode(b.latch)
+    raw["watches"][0]["alarm"][key] = value
+    new = box()
+    new.take(new.pipeline.restore(msgspec.msgpack.encode(raw), 1.0, None, same_boot=False))
+    assert (new.kinds(), new.say(2, 70).siren) == (["box.poison"], "red")
+
+
+@pytest.mark.parametrize("for_s", [float("nan"), float("inf"), -5.0, 0.0])
+@pytest.mark.parametrize(("kind", "more"), [("silence", {}), ("service", {"service": "maintenance"})])
+def test_a_time_that_is_none_is_refused_and_changes_nothing(kind, more, for_s):
+    b = box().say(100, 70)
+    assert not b.ask_for(kind, 101, for_s=for_s, **more).ok
+    assert (b.siren, b.object().service) == ("red", "in_service")
 
 
 def test_a_test_alarm_never_comes_back_as_a_real_one():

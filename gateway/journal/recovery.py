@@ -146,8 +146,20 @@ def plan(found: Found, state: State, extents: Mapping[Stream, Extent], epochs: M
         if epoch == intake.epoch:
             intake.next[lane], intake.total[lane] = seq, total
     _return(intake, rows)
-    recent = found.head is not None and found.head.gateway == gateway and found.head.boot in (boot, state.boot)
-    return Plan(intake, rows, done, gaps, found.latch if recent else state.latch)
+    return Plan(intake, rows, done, gaps, _newest_latch(found, state, gateway, boot))
+
+
+def _newest_latch(found: Found, state: State, gateway: str, boot: str) -> Latch | None:
+    """Return the last word on what must sound.
+
+    As a rule that is the staged one; but staging may have been full or failing when the newest was said, and then the
+    journal alone has it. A latch of another boot in the journal (a restored card) is never newer.
+    """
+    head, kept = found.head, state.latch
+    if head is None or head.gateway != gateway or head.boot not in (boot, state.boot):
+        return kept
+    newer = kept is not None and kept.boot == head.boot and (found.latch is None or kept.t_ms > found.latch.t_ms)
+    return kept if newer else found.latch
 
 
 def _return(intake: Intake, rows: list[Pending]) -> None:

@@ -3,7 +3,7 @@
 Owns: the authority per object and colour, officers' answers, silences, and the demand on every output.
 Promises: outside `in_service` nothing is demanded; a worse alarm never demands less than a milder one; a silence
 ends by itself and is broken by a higher colour or a new alarm; strobes are not silenced; an output that serves
-several objects follows the worst claim that is not silenced.
+several objects follows the worst claim that is not silenced, of two alike the later.
 Never: judges a reading, drives a pin.
 
 Deeds: ``automatic`` demands at once · ``confirm`` lights the strobe and asks an officer; without an answer within
@@ -101,6 +101,8 @@ def answer(watch: Watch, choice: str, levels: Sequence[int], who: str, t_s: floa
     for asked in levels:
         alarm.asks[asked].answer = choice
     sound = choice == "sound"
+    if sound and who:
+        alarm.waiting = False  # a person vouches for what the sensor has not said yet
     tray.tell("alarm.confirmed" if sound else "alarm.refused", t_s,
               {"object": watch.config.name, **colour_facts(level),
                "answer_zh": (f"{who}{'确认' if sound else '不同意'}" if who else "无人答复"),
@@ -129,6 +131,7 @@ def end_silence(watch: Watch, t_s: float, tray: Tray) -> None:
     alarm = watch.alarm
     assert alarm is not None
     alarm.silenced_until_s = None
+    alarm.sound_since_s = t_s  # heard again means now, not when the next burst of the old sound is due
     tray.demand_moved = tray.latch_moved = True
     tray.tell("alarm.silence_ended", t_s, {"object": watch.config.name, **colour_facts(alarm.level)},
               object=watch.config.id, alarm=alarm.id, level=alarm.level, status=alarm.status)
@@ -159,7 +162,8 @@ def _claim(output: Output, watches: Sequence[Watch]) -> Demand:
         if not level or (siren and alarm.waiting):
             continue
         until_s = alarm.silenced_until_s if siren else None
-        rank = (until_s is None, level, -since_s)
+        # of two alike the later: a new alarm is heard at once, not in the next burst of an old one
+        rank = (until_s is None, level, since_s)
         if best is None or rank > best:
             best = rank
             chosen = Demand(output=output.id, colour=LEVELS[level], alarm=alarm.id, since_ms=milliseconds(since_s),

@@ -9,20 +9,25 @@ Never: decides what sounds (that is `Pipeline.restore`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from gateway.judgement.alarms import Alarm, Ask, Watch
 from gateway.judgement.limits import Limits
-from gateway.model import Service, Status
+from gateway.model import LEVELS, Service, Status
+
+Level = Annotated[int, Meta(ge=0, lt=len(LEVELS))]
+Warned = Annotated[int, Meta(ge=1, lt=len(LEVELS))]
 
 
 class AskLatch(Struct, frozen=True):
     """One question to an officer."""
 
-    level: int
+    level: Warned
     at_s: float
     answer: str
 
@@ -31,14 +36,14 @@ class AlarmLatch(Struct, frozen=True, kw_only=True):
     """One alarm."""
 
     id: str
-    level: int
-    latched: int
+    level: Warned
+    latched: Level
     since_s: float
     status: Status
     acknowledged: bool
     who: str
     silenced_until_s: float | None
-    silenced_level: int
+    silenced_level: Level
     asks: tuple[AskLatch, ...]
     waiting: bool
 
@@ -98,7 +103,19 @@ def decode(blob: bytes) -> Latch:
         raise ValueError(f"the latch cannot be read: {error}") from error
     if latch.version != VERSION:
         raise ValueError(f"the latch has version {latch.version}, expected {VERSION}")
+    if not all(map(math.isfinite, _times(latch))):
+        raise ValueError("the latch holds a time that is no number")
     return latch
+
+
+def _times(latch: Latch) -> Iterator[float]:
+    yield latch.saved_s
+    for w in latch.watches:
+        yield w.until_s or 0.0
+        if w.alarm is not None:
+            yield w.alarm.since_s
+            yield w.alarm.silenced_until_s or 0.0
+            yield from (ask.at_s for ask in w.alarm.asks)
 
 
 def apply(latch: Latch, watches: Sequence[Watch], limits: Limits, now_s: float, *, shift_s: float,

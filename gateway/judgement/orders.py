@@ -21,6 +21,8 @@ def refusal(watch: Watch | None, command: Command, outputs: Sequence[Output]) ->
     """Return why the command cannot be done (a key of words.REPLIES), or "" when it can."""
     if watch is None:
         return "no_object"
+    if command.for_s is not None and not 0 < command.for_s < float("inf"):
+        return "bad_time"
     if command.kind == "service":
         return service.refusal(watch, command)
     alarm = watch.alarm

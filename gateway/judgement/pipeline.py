@@ -42,8 +42,9 @@ AHEAD_S = 1.0
 """A Scan that claims to arrive later than this from now is poison: it would make every other point look silent."""
 RESUME_S = 300.0
 """After a longer outage the siren waits for a believable reading."""
-RELATCH_S = 600.0
-"""While a maintenance runs, the latch is written again so that a power cut does not start it anew."""
+RELATCH_S = 60.0
+"""While a maintenance, a silence or a question to an officer runs, the latch is written again: a power cut must not
+start it anew, least of all a box that restarts again and again."""
 
 
 class Pipeline:
@@ -105,7 +106,8 @@ class Pipeline:
     def tick(self, now_s: float) -> Outcome:
         """Do what only the clock can notice."""
         self._advance(now_s)
-        if any(w.until_s is not None for w in self._watches) and now_s - self._saved >= RELATCH_S:
+        if now_s - self._saved >= RELATCH_S and any(
+                w.until_s is not None or authority.due_s(w) < float("inf") for w in self._watches):
             self._tray.latch_moved = True
         return self._finish()
 
@@ -178,7 +180,8 @@ class Pipeline:
         """Return what must survive a restart."""
         return latch.encode(self._watches, np.flatnonzero(self._quality.told).tolist(), self._now)
 
-    def restore(self, blob: bytes, now_s: float, outage_s: float | None, *, same_boot: bool) -> Outcome:
+    def restore(self, blob: bytes, now_s: float, outage_s: float | None, *, same_boot: bool,
+                age_s: float | None = None) -> Outcome:
         """Go on where `latch` was taken; call once, before anything else. A damaged latch is an event.
 
         Args:
@@ -186,6 +189,7 @@ class Pipeline:
             now_s: monotonic seconds of this boot.
             outage_s: seconds from the last sign of life until now; None = unknown.
             same_boot: the monotonic clock has gone on, so kept times are right as they stand.
+            age_s: seconds since the latch was taken, which may be long before the last sign of life; None = unknown.
 
         Returns:
             The demand to follow at once: after an outage of at most `RESUME_S` the siren goes on unless it is
@@ -197,9 +201,9 @@ class Pipeline:
             self._poison.tell(None, error, now_s, self._tray)
             return self._finish()
         self._now = max(self._now, now_s)
-        shift_s = 0.0 if same_boot else now_s - kept.saved_s - (outage_s or 0.0)
+        shift_s = 0.0 if same_boot else now_s - kept.saved_s - max(age_s or 0.0, outage_s or 0.0)
         lost = latch.apply(kept, self._watches, self._limits, now_s, shift_s=shift_s,
-                           aged=same_boot or outage_s is not None)
+                           aged=same_boot or age_s is not None or outage_s is not None)
         if lost:
             self._quality.remember_lost(np.array(lost, np.int64))
         for watch in self._watches:
@@ -282,13 +286,13 @@ class Pipeline:
             notices.remark(bench, verdict, self._known, t_s, self._tray)
             if verdict.changed.any():
                 self._due = float("-inf")  # a point that was given up as silent may be waited for again
-        self._release(bench, flags)
+        self._release(bench, flags, t_s)
         if reported is not None:
             self._tray.samples.append(reported)
         if heard and len(feed_indices):
             self._feed = Feed(feed_indices, t_s, v if good is None else v[good])
 
-    def _release(self, bench: Bench, flags: Array | None) -> None:
+    def _release(self, bench: Bench, flags: Array | None, t_s: float) -> None:
         """A believable reading of an input lets a restored siren speak."""
         for w in bench.watches:
             watch = self._watches[w]
@@ -296,6 +300,7 @@ class Pipeline:
                 believed = bench.indices if flags is None else bench.indices[flags <= _SUSPECT]
                 if not set(believed.tolist()).isdisjoint(watch.inputs):
                     watch.alarm.waiting = False
+                    watch.alarm.sound_since_s = max(watch.alarm.sound_since_s, t_s)  # its first burst begins here
                     self._tray.demand_moved = self._tray.latch_moved = True
 
     def _press(self, bench: Bench, values: Array, t_s: float) -> None:
@@ -364,14 +369,14 @@ class Pipeline:
         tray, feed = self._tray, self._feed
         demand = blob = None
         if tray.demand_moved:
-            tray.demand_moved = False
             found = authority.demand(self._watches, self._site.outputs)
+            tray.demand_moved = False
             if found != self._demand:
                 demand = self._demand = found
         if tray.latch_moved:
+            blob = self.latch()
             tray.latch_moved = False
             self._saved = self._now
-            blob = self.latch()
         if feed is None and demand is None and blob is None and not tray.events and not tray.samples and not tray.ask:
             return NOTHING
         samples = tray.samples[0] if len(tray.samples) == 1 else np.concatenate(tray.samples) if tray.samples else None

@@ -69,6 +69,7 @@ REPLIES: Mapping[str, tuple[str, str]] = {
     "cause_persists": ("{object} 的预警原因仍在（{colour_zh}），不能解除；传感器损坏时请先转入检修",
                        "the cause still stands at {object} ({colour_en}); use maintenance if a sensor is broken"),
     "nothing_asked": ("{object} 没有等待确认的预警", "nothing at {object} waits for an answer"),
+    "bad_time": ("时长应为大于 0 的秒数", "expected a time in seconds above 0"),
     "no_service": ("请说明要转入的运行状态", "say which service state is wanted"),
     "no_authority": ("{object} 未签署发布授权，不能转为正式运行",
                      "{object} has no signed authority, so it cannot go in service"),
