@@ -22,9 +22,9 @@ import numpy as np
 import drivers
 from drivers import strictyaml
 from drivers.pins import open_relay
-from gateway import config as site
-from gateway import control, logs, status
+from gateway import control, logs, site, status
 from gateway.clock import Clock
+from gateway.config import Config, Platform
 from gateway.corridor import Corridor
 from gateway.detector import Detector, Scorer
 from gateway.inbox import Inbox
@@ -190,7 +190,7 @@ class Box:
 
     # --- the county's side
 
-    def _uplink(self, platform: site.Platform, folder: Path) -> Uplink:
+    def _uplink(self, platform: Platform, folder: Path) -> Uplink:
         gateway = self.config.gateway
         names = {point.id: point.name for watched in self.config.objects for point in watched.points}
         return Uplink(platform, Default(gateway.root, gateway.id, names), Sources(
@@ -256,7 +256,7 @@ class Box:
         return lambda: answers[0] if answers else None
 
 
-def _polls(config: site.Config) -> Mapping[str, Mapping[str, float]]:
+def _polls(config: Config) -> Mapping[str, Mapping[str, float]]:
     """What to read and how often: device → point → poll_s, from the objects' points and the buttons."""
     polls: dict[str, dict[str, float]] = {}
     for button in config.buttons:

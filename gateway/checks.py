@@ -10,16 +10,14 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import date
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import drivers
 from drivers import Library, PointInfo, Wire
 from drivers.strictyaml import Parsed, Path, Problem, dotted, nearest
 from gateway import checks_pins
 from gateway.checks_pins import WARNING, listed, number
-
-if TYPE_CHECKING:
-    from gateway.config import Config, Levels, Output, Platform, Point, Rule, Watched
+from gateway.config import Config, Levels, Output, Platform, Point, Rule, Watched
 
 MAYBE = object()               # a name that may exist, as the part of the file that would say so has errors
 

@@ -20,8 +20,8 @@ from typer.core import TyperGroup
 
 import drivers
 from drivers import strictyaml
-from gateway import config as site
-from gateway import control, status
+from gateway import control, site, status
+from gateway.schema import schema as config_schema
 
 EXIT_CODES = """Exit codes: 0 done; 1 refused, or errors were found; 2 wrong usage, or no gateway answers;
 78 (run) the configuration is wrong; 130 interrupted."""
@@ -109,7 +109,7 @@ def check(config: Annotated[Path, typer.Argument(help="the file to check")]) -> 
 @cli.command()
 def schema() -> None:
     """Print the JSON Schema of the configuration, for editors."""
-    typer.echo(json.dumps(site.schema(), ensure_ascii=False, indent=2))
+    typer.echo(json.dumps(config_schema(), ensure_ascii=False, indent=2))
 
 
 @cli.command("status")

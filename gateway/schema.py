@@ -16,7 +16,8 @@ from msgspec import inspect
 import drivers
 from drivers import Wire
 from drivers.strictyaml.text import Node, compose
-from gateway.config import SHIPPED, Config
+from gateway.config import Config
+from gateway.site import SHIPPED
 
 _COMMENTED_OUT = re.compile(r"^( *)# ( *(?:- )?[a-z_]+:(?: .*)?)$", re.MULTILINE)
 

@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 import drivers
 from drivers import SetupError, strictyaml
 from drivers.strictyaml import Problem
-from gateway import config
+from gateway import site
 from gateway.config import Config, Platform
 from gateway.schema import comments, everything
+from gateway.schema import schema as build_schema
 
 CASES = sorted(Path(__file__).with_name("check").iterdir())
-SHIPPED = config.SHIPPED
+SHIPPED = site.SHIPPED
 SCHEMA = SHIPPED / "schema" / "gateway.schema.json"
 
 
@@ -30,14 +31,14 @@ SCHEMA = SHIPPED / "schema" / "gateway.schema.json"
 def test_check_says_exactly_what_is_expected(case: Path, monkeypatch: pytest.MonkeyPatch):
     """A case is a folder: gateway.yaml as the site saved it, expected.txt with every message in order."""
     monkeypatch.chdir(case)
-    said = [str(p).replace(str(SHIPPED), "{shipped}") for p in config.check(Path("gateway.yaml"))]
+    said = [str(p).replace(str(SHIPPED), "{shipped}") for p in site.check(Path("gateway.yaml"))]
     assert "".join(f"{line}\n" for line in said) == Path("expected.txt").read_text(encoding="utf-8")
     if said:
         with pytest.raises(strictyaml.Problems) as caught:
-            config.load(Path("gateway.yaml"))
+            site.load(Path("gateway.yaml"))
         assert str(caught.value).replace(str(SHIPPED), "{shipped}").splitlines() == "\n".join(said).splitlines()
     else:
-        assert isinstance(config.load(Path("gateway.yaml")), Config)
+        assert isinstance(site.load(Path("gateway.yaml")), Config)
 
 
 def test_there_are_enough_cases_and_none_tells_a_secret():
@@ -49,21 +50,21 @@ def test_there_are_enough_cases_and_none_tells_a_secret():
 
 @pytest.mark.parametrize("name", ["demo.yaml", "gateway.yaml"])
 def test_shipped_configurations_are_good(name: str):
-    assert config.check(SHIPPED / name) == []
-    loaded = config.load(SHIPPED / name)
+    assert site.check(SHIPPED / name) == []
+    loaded = site.load(SHIPPED / name)
     assert loaded.gateway.name.startswith("石门县雷家山监测站")
 
 
 def test_the_example_is_good_with_all_its_keys_switched_on(tmp_path: Path):
     full = everything((SHIPPED / "gateway.yaml").read_text(encoding="utf-8"))
     (tmp_path / "gateway.yaml").write_text(full, encoding="utf-8")
-    assert config.check(tmp_path / "gateway.yaml") == []
+    assert site.check(tmp_path / "gateway.yaml") == []
 
 
 def test_the_example_shows_every_key_with_a_comment():
     """Of everything but the replay wire, which no site needs."""
     noted = comments(everything((SHIPPED / "gateway.yaml").read_text(encoding="utf-8")))
-    schema = config.schema()
+    schema = build_schema()
     missing = [f"{part}.{key}" for part, body in schema["$defs"].items() if part != "Wire"
                and not part.startswith("replay.") for key in body.get("properties", {})
                if (part, key) not in noted and not (part.endswith("Wire") and key in ("id", "driver", "name"))]
@@ -71,13 +72,13 @@ def test_the_example_shows_every_key_with_a_comment():
 
 
 def test_missing_file_and_folder_are_problems(tmp_path: Path):
-    assert config.check(tmp_path / "none.yaml") == [
+    assert site.check(tmp_path / "none.yaml") == [
         Problem(str(tmp_path / "none.yaml"), 1, 1, "", "cannot be read: No such file or directory")]
-    assert config.check(tmp_path)[0].message == "cannot be read: Is a directory"
+    assert site.check(tmp_path)[0].message == "cannot be read: Is a directory"
 
 
 def test_library_is_the_site_first():
-    assert config.library(Path("/etc/mingluo/gateway.yaml")) == (Path("/etc/mingluo/sensors"), SHIPPED / "sensors")
+    assert site.library(Path("/etc/mingluo/gateway.yaml")) == (Path("/etc/mingluo/sensors"), SHIPPED / "sensors")
 
 
 # --- schema
@@ -90,7 +91,7 @@ def plain(data: bytes) -> Any:
 
 def test_schema_file_is_fresh():
     """After a change of structs or of the example: mingluo schema > config/schema/gateway.schema.json."""
-    assert json.loads(SCHEMA.read_text(encoding="utf-8")) == config.schema()
+    assert json.loads(SCHEMA.read_text(encoding="utf-8")) == build_schema()
 
 
 def validator() -> jsonschema.Draft202012Validator:
@@ -114,7 +115,7 @@ def test_schema_refuses_what_one_field_can_tell(case: str):
 
 
 def test_schema_names_every_installed_driver():
-    schema = config.schema()
+    schema = build_schema()
     assert schema["$defs"]["Wire"]["properties"]["driver"]["enum"] == drivers.names()
     assert set(re.findall(r"#/\$defs/([^\"]+)", json.dumps(schema))) <= set(schema["$defs"])
 
@@ -133,15 +134,15 @@ def platform(**more: Any) -> Platform:
 
 
 def test_secret_comes_from_file_or_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    assert config.secret(platform(), tmp_path) is None
+    assert site.secret(platform(), tmp_path) is None
     monkeypatch.setenv("COUNTY_PASSWORD", "密码 1")
-    assert config.secret(platform(password_env="COUNTY_PASSWORD"), tmp_path) == "密码 1"
+    assert site.secret(platform(password_env="COUNTY_PASSWORD"), tmp_path) == "密码 1"
     file = tmp_path / "p"
     file.write_text("hunter2 \n", encoding="utf-8")
     for mode in (0o600, 0o400):
         file.chmod(mode)
-        assert config.secret(platform(password_file="p"), tmp_path) == "hunter2 "
-        assert config.secret(platform(password_file=str(file)), Path("/")) == "hunter2 "
+        assert site.secret(platform(password_file="p"), tmp_path) == "hunter2 "
+        assert site.secret(platform(password_file=str(file)), Path("/")) == "hunter2 "
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644, 0o700])
@@ -149,7 +150,7 @@ def test_secret_file_others_can_use_is_refused(tmp_path: Path, mode: int):
     (tmp_path / "p").write_text("hunter2")
     (tmp_path / "p").chmod(mode)
     with pytest.raises(SetupError, match=f"has mode 0{mode:o}, expected 0600") as caught:
-        config.secret(platform(password_file="p"), tmp_path)
+        site.secret(platform(password_file="p"), tmp_path)
     assert "hunter2" not in str(caught.value)
 
 
@@ -159,21 +160,21 @@ def test_secret_file_of_wrong_content_is_refused_without_telling(tmp_path: Path,
     (tmp_path / "p").write_bytes(content)
     (tmp_path / "p").chmod(0o600)
     with pytest.raises(SetupError, match=why) as caught:
-        config.secret(platform(password_file="p"), tmp_path)
+        site.secret(platform(password_file="p"), tmp_path)
     assert "hunter" not in str(caught.value)
 
 
 def test_secret_that_is_not_there_is_refused_without_telling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("hunter2", raising=False)
     with pytest.raises(SetupError, match="password_env is not set") as caught:
-        config.secret(platform(password_env="hunter2"), tmp_path)
+        site.secret(platform(password_env="hunter2"), tmp_path)
     assert "hunter2" not in str(caught.value)
     with pytest.raises(SetupError, match="cannot be read: No such file") as caught:
-        config.secret(platform(password_file="hunter2"), tmp_path)
+        site.secret(platform(password_file="hunter2"), tmp_path)
     assert "hunter2" not in str(caught.value)
     (tmp_path / "d").mkdir()
     with pytest.raises(SetupError, match="cannot be read: Is a directory"):
-        config.secret(platform(password_file="d"), tmp_path)
+        site.secret(platform(password_file="d"), tmp_path)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
@@ -182,7 +183,7 @@ def test_secret_file_of_another_user_is_refused(tmp_path: Path):
     (tmp_path / "p").chmod(0o600)
     shutil.chown(tmp_path / "p", 65534)
     with pytest.raises(SetupError, match="belongs to another user"):
-        config.secret(platform(password_file="p"), tmp_path)
+        site.secret(platform(password_file="p"), tmp_path)
 
 
 # --- properties
@@ -210,12 +211,12 @@ def test_no_mutation_of_the_demo_breaks_the_checker(data: bytes, tmp_path: Path)
     """Whatever is in the file: sorted problems in the file's lines, or a configuration that loads."""
     file = tmp_path / "gateway.yaml"
     file.write_bytes(data)
-    problems = config.check(file)
+    problems = site.check(file)
     assert problems == sorted(set(problems))
     lines = data.count(b"\n") + data.count(b"\r") + 2
     assert [p for p in problems if not (1 <= p.line <= lines and p.column >= 1 and p.message)] == []
     if not problems:
-        assert isinstance(config.load(file), Config)
+        assert isinstance(site.load(file), Config)
 
 
 def leaves(node: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
@@ -248,12 +249,12 @@ def test_any_value_in_any_place_is_judged_not_crashed_on(tmp_path: Path):
             except (KeyError, IndexError, TypeError):
                 continue   # an earlier change took the place away
         file.write_text(json.dumps(tree, ensure_ascii=False), encoding="utf-8")
-        if not config.check(file):
-            assert isinstance(config.load(file), Config)
+        if not site.check(file):
+            assert isinstance(site.load(file), Config)
 
 
 def test_a_valid_configuration_survives_a_round_trip(tmp_path: Path):
     for name in ("demo.yaml", "gateway.yaml"):
-        first = config.load(SHIPPED / name)
+        first = site.load(SHIPPED / name)
         (tmp_path / name).write_bytes(msgspec.json.encode(first))
-        assert config.load(tmp_path / name) == first
+        assert site.load(tmp_path / name) == first

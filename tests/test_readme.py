@@ -11,8 +11,9 @@ import pytest
 import typer
 import yaml
 
-from gateway import config
+from gateway import site as site_file
 from gateway.cli import cli
+from gateway.config import Config
 from gateway.uplink import hints
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -120,7 +121,7 @@ def test_every_shown_fragment_is_accepted_by_the_real_loader(path: Path, tmp_pat
             site |= fragment
         file = tmp_path / "gateway.yaml"
         file.write_text(yaml.safe_dump(site, allow_unicode=True), encoding="utf-8")
-        assert config.check(file) == []
+        assert site_file.check(file) == []
 
 
 def test_the_shown_summary_has_the_lines_the_demo_prints() -> None:
@@ -179,7 +180,7 @@ def test_the_events_listed_are_the_events_in_the_code() -> None:
 def test_every_key_of_a_site_has_its_line() -> None:
     text = (ROOT / "config/README.md").read_text(encoding="utf-8").split("## The keys")[1]
     listed = re.findall(r"^\| `(\w+)` \| \S", text, re.M)
-    assert listed == list(config.Config.__struct_fields__)
+    assert listed == list(Config.__struct_fields__)
 
 
 def test_every_fault_of_a_slave_is_named() -> None:
