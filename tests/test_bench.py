@@ -76,10 +76,10 @@ def test_a_figure_without_a_value_has_no_ratio():
 
 
 def test_the_load_site_is_a_configuration_that_runs(tmp_path):
-    from gateway import config
+    from gateway.site import load
 
     site = load_site(SMALL, [1001, 1002], 1003, tmp_path, tmp_path / "staging", commit_s=1.0, detector=False)
-    loaded = config.load(write(tmp_path, site, SMALL.registers))
+    loaded = load(write(tmp_path, site, SMALL.registers))
     points = [p for o in loaded.objects for p in o.points]
     assert len(points) == SMALL.devices * SMALL.registers
     assert sum(len(o.rules) for o in loaded.objects) == len(points) / WATCHED

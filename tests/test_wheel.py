@@ -70,7 +70,7 @@ def test_its_own_example_is_sound_from_the_wheel_alone(unpacked: Path, tmp_path:
 
 
 def test_every_package_is_found_in_the_wheel(unpacked: Path, tmp_path: Path) -> None:
-    code = ("import drivers, gateway.app, gateway.config as c, hil.demo, hil.rig, json\n"
+    code = ("import drivers, gateway.app, gateway.site as c, hil.demo, hil.rig, json\n"
             "print(json.dumps([drivers.__file__, gateway.app.__file__, hil.demo.__file__, str(hil.demo.CONFIG), "
             "str(hil.rig.SHIPPED), str(c.SHIPPED), drivers.find('modbus').__module__]))")
     said = run(unpacked, tmp_path, "-c", code)
