@@ -23,6 +23,7 @@ from msgspec import Meta, Struct
 
 from drivers import Command, Health, Id, Library, LinkError, PointInfo, Polls, Scan, SetupError, Wire
 from drivers import pins as _pins
+from drivers.registers import Scale, scale
 
 _STAMP_BELIEF_S = 1.0
 """An edge's own time is believed when it lies at most this far back; older kernels stamp with another clock."""
@@ -102,6 +103,7 @@ class _Line:
         self.due_s = float("inf")
         self.fast_s: float | None = None
         self.fast_until_s = 0.0
+        self._worth: Scale = scale(device.per_pulse or 1.0)
 
     def is_active(self, level: bool) -> bool:
         return level == (self.device.active == "high")
@@ -111,7 +113,7 @@ class _Line:
 
     def scan(self, at_s: float) -> Scan:
         if self.device.kind == "pulse":
-            return Scan(self.device.id, at_s, ("total",), (self.count * (self.device.per_pulse or 0.0),))
+            return Scan(self.device.id, at_s, ("total",), (self._worth.up(self.count),))
         return Scan(self.device.id, at_s, ("state",), (1.0 if self.is_active(self.bounce.level) else 0.0,))
 
     def changed(self, changes: list[tuple[bool, float]]) -> list[Scan]:
@@ -280,6 +282,8 @@ class Gpio:
             if line is None or command.deadline_s < now_s:
                 continue
             if command.kind == "pace":
+                if command.period_s is None or command.period_s <= 0:
+                    continue   # no pace at all would be one without end
                 line.fast_s, line.fast_until_s = command.period_s, command.until_s or 0.0
                 line.due_s = min(line.due_s, now_s + (line.period_s(now_s) or float("inf")))
             else:
@@ -295,8 +299,9 @@ class Gpio:
                 wanted[line.device.id] = line
         scans: list[Scan] = []
         for line in wanted.values():
-            if line.input is not None and line.bounce.until_s is None:
-                level = line.input.level()
+            held = line.input   # another thread may close meanwhile
+            if held is not None and line.bounce.until_s is None:
+                level = held.level()
                 if level != line.bounce.level and not self._edges:  # the kernel dropped an edge
                     scans += line.changed(line.bounce.edge(level, now_s))
             scans.append(line.scan(now_s))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import select
+import termios
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -26,6 +27,8 @@ from drivers.sensor import Serial
 _PAUSE_S = 0.05
 """A pause inside an answer longer than this (and than 10 characters) ends it: USB adapters pass bytes on in lumps
 up to 16 ms apart, so the 1.5 characters of the standard cannot be asked of them."""
+_SLACK_S = 0.5
+"""What an answer may take beyond twice its time on the wire: a line that drips for ever may not hold the others."""
 _NAP_S = 0.003
 """Shorter rests of an answer are not worth a sleep of their own."""
 _PARITY = {"none": serial.PARITY_NONE, "even": serial.PARITY_EVEN, "odd": serial.PARITY_ODD}
@@ -92,7 +95,7 @@ class SerialLine:
                                        stopbits=wanted.stop_bits, timeout=0, write_timeout=0, exclusive=True)
             self._fd = self._port.fileno()
             os.set_blocking(self._fd, False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, termios.error) as error:   # a port pulled out now fails in tcsetattr
             self.close()
             raise LinkError(f"serial port {self.port}: {error}; is the adapter plugged in, is the user in "
                             f"group dialout, does another program hold it?") from error
@@ -118,7 +121,7 @@ class SerialLine:
             raise LinkError(f"serial port {self.port} is not open")
         try:
             return self._exchange(ask, settings or self._settings)
-        except OSError as error:
+        except (OSError, termios.error) as error:
             self.close()
             if isinstance(error, LinkError):
                 raise
@@ -134,6 +137,7 @@ class SerialLine:
         sent_s = self._last_s = now() + len(ask.frame) * self._char_s
         pause_s = max(_PAUSE_S, 10 * self._char_s)
         deadline = first_deadline = sent_s + self._timeout_s
+        end_s = first_deadline + 2 * (ask.data_bytes + 5) * self._char_s + _SLACK_S
         heard, first_s = b"", None
         while True:
             left = deadline - now()
@@ -154,7 +158,7 @@ class SerialLine:
             # An answer that has begun may finish; one that stops half-way may not hold the line.
             # Stray bytes and other units' late answers do not shorten the patience with ours.
             begun = leftover(ask, heard) is Note.BAD_CRC
-            deadline = at_s + pause_s if begun else max(first_deadline, at_s)
+            deadline = min(at_s + pause_s if begun else max(first_deadline, at_s), end_s)
             if len(heard) > 1024:
                 return Heard(Note.FOREIGN, heard, 0, at_s, None)
             # What is still to come needs its time on the wire: sleep through it instead of waking for every lump.
@@ -162,7 +166,7 @@ class SerialLine:
                 rest_s = (ask.data_bytes + 3 - len(heard)) * self._char_s
                 if rest_s > _NAP_S:
                     time.sleep(rest_s)
-                    deadline += rest_s
+                    deadline = min(deadline + rest_s, end_s)
 
     def _quiet(self) -> bool:
         """Swallow what is said until the line has been silent long enough; False when it never is."""
@@ -179,7 +183,10 @@ class SerialLine:
             self._readable(left)
 
     def _readable(self, timeout_s: float) -> bool:
-        return bool(select.select((self._fd,), (), (), timeout_s)[0])
+        fd = self._fd
+        if fd < 0:
+            raise LinkError(f"serial port {self.port} was closed")   # by another thread: select would not say it
+        return bool(select.select((fd,), (), (), timeout_s)[0])
 
     def _take(self) -> bytes:
         try:
@@ -201,10 +208,12 @@ class SerialLine:
 
     def _apply(self, settings: Serial) -> None:
         """Change speed and parity between two devices of a mixed wire."""
-        assert self._port is not None
-        self._port.baudrate = settings.baud
-        self._port.parity = _PARITY[settings.parity]
-        self._port.stopbits = settings.stop_bits
+        port = self._port
+        if port is None:
+            raise LinkError(f"serial port {self.port} was closed")
+        port.baudrate = settings.baud
+        port.parity = _PARITY[settings.parity]
+        port.stopbits = settings.stop_bits
         self._set_times(settings)
         # The others hear this device's characters at the wrong speed: give them a silence in the new pace too.
         self._last_s = self._now()

@@ -163,7 +163,7 @@ class Mirror:
             if type(pin) is not int:
                 raise TypeError("pin is not a whole number")
             self._drive(pin, level)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             text = f'expected {{"pin": 0..27, "drive": "low"|"high"|"float"}}, got {line[:80]!r} ({error})'
             peer.outbox += json.dumps({"error": text}).encode() + b"\n"
 

@@ -12,8 +12,11 @@ from drivers import Note
 from drivers.exchange import Ask, checked, hear
 from drivers.planner import limit
 from drivers.reader import Reader, carried
-from drivers.registers import FLOATS, width
+from drivers.registers import FLOATS, Field, Layout, width
 from drivers.sensor import Example, Point, Template
+
+_FAR = 1e30
+"""Scales beyond this overflow a double."""
 
 Complaint = tuple[tuple[str | int, ...], str]
 
@@ -61,6 +64,15 @@ def _of_point(point: Point, template: Template) -> list[Complaint]:
         found.append((("range",), f"found {list(point.range)}, expected [low, high] with low below high"))
     if point.type not in FLOATS and any(isinstance(mark, float) for mark in point.no_data):
         found.append((("no_data",), f"found {list(point.no_data)}, expected whole raw numbers for {point.type}"))
+    elif point.type != "bit":
+        try:
+            for mark in point.no_data:
+                Layout([Field(0, point.type, bits=point.bits)], width(point.type)).pack([mark], bytearray(8))
+        except ValueError as error:
+            # 65535 of an s16 reads as -1: such a mark would never be seen, and "no data" become a value.
+            found.append((("no_data",), f"{error}: write the raw number as the type reads it"))
+    if abs(point.offset) > _FAR or not 1 / _FAR < abs(point.scale) < _FAR:
+        found.append((("scale",), f"scale {point.scale}, offset {point.offset}: no instrument is so far from its unit"))
     span = point.span()
     most = limit(point.function) if point.function in (1, 2) else template.max_registers
     if span.count > most:

@@ -8,6 +8,7 @@ judges a range (that is judgement's), keeps anything between two answers.
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,23 +64,23 @@ class Reader:
                     fields.append(Field(helper.register - first, bits=helper.bits))
             if point.no_data or point.type in FLOATS or max(at) >= 0:
                 specials.append(_Special(
-                    n, point.type in FLOATS, frozenset(point.no_data), at[0], _scales(point),
+                    n, point.type in FLOATS, marks(point), at[0], _scales(point),
                     at[1], point.unit_code.equals if point.unit_code else 0,
                     at[2], {code: _SAID[word] for code, word in point.status.words.items()} if point.status else {}))
         self._layout: Layout | Coils = Coils(fields, count) if function in (1, 2) else Layout(fields, count)
         self._scales = [(s.mul, s.add, s.div) for s in (scale(point.scale, point.offset) for point in points)]
         self._specials = specials
-        self._marks = frozenset(mark for point in points for mark in point.no_data)
+        self._marks = frozenset(mark for point in points for mark in marks(point))
         self._plain = all(max(s.decimals, s.unit, s.status) < 0 for s in specials)
         """No helper registers: one look at all values tells whether any needs a closer one."""
 
     def decode(self, data: bytes, start: int = 0) -> tuple[Values, Notes]:
         """Return the values and notes of an answer whose data bytes begin at `start`; no notes = ()."""
         raw = self._layout.unpack(data, start)
-        values: list[float | None] = [(r * mul + add) / div
-                                      for r, (mul, add, div) in zip(raw, self._scales, strict=False)]
-        if not self._specials or (self._plain and self._marks.isdisjoint(raw) and math.isfinite(sum(raw))):
-            return tuple(values), ()
+        numbers = [(r * mul + add) / div for r, (mul, add, div) in zip(raw, self._scales, strict=False)]
+        if not self._specials or (self._plain and self._marks.isdisjoint(raw) and math.isfinite(sum(numbers))):
+            return tuple(numbers), ()
+        values: list[float | None] = [*numbers]
         notes: list[str] | None = None
         for special in self._specials:
             note = self._look(special, raw, values)
@@ -95,7 +96,7 @@ class Reader:
         n, number = special.n, raw[special.n]
         note: str = special.words.get(raw[special.status], Note.SENSOR_FAULT) if special.status >= 0 else ""
         if note == "" or note in _DOUBTED:
-            if special.is_float and not math.isfinite(number):
+            if special.is_float and not (math.isfinite(number) and math.isfinite(values[n] or 0.0)):
                 note = Note.NOT_A_NUMBER
             elif number in special.no_data:
                 note = Note.NO_DATA
@@ -110,6 +111,13 @@ class Reader:
         if note and note not in _DOUBTED:
             values[n] = None
         return note
+
+
+def marks(point: Point) -> frozenset[float]:
+    """Return the no-data numbers as the registers hold them: -999.9 in a f32 is -999.9000244140625."""
+    if point.type != "f32":
+        return frozenset(point.no_data)
+    return frozenset(struct.unpack(">f", struct.pack(">f", mark))[0] for mark in point.no_data)
 
 
 def _field(point: Point, first: int) -> Field:

@@ -29,6 +29,9 @@ _WIRE = frozenset({Note.NO_ANSWER, Note.BAD_CRC, Note.FOREIGN})
 _LISTEN_OUT = {Note.NO_ANSWER: 2.0, Note.FOREIGN: 2.0, Note.BAD_CRC: 1.0}
 """Answer timeouts the device is let be after a failure: its answer may still come, and asked again sooner it would
 pass for the new one."""
+_LATE_S = 1.0
+"""The least a silent device is let be on a serial line. An answer later than that, and it may be taken for that of an
+equal question about other registers; with a short answer timeout twice the timeout would be no protection."""
 _KEPT = 31
 
 
@@ -67,7 +70,10 @@ class Station:
         """Book a failed exchange."""
         self.asked += 1
         self.errors[note] = self.errors.get(note, 0) + 1
-        self.free_s = at_s + max(self.min_gap_s, _LISTEN_OUT.get(note, 0.0) * self.patience_s)
+        listen_s = _LISTEN_OUT.get(note, 0.0) * self.patience_s
+        if listen_s and note is not Note.BAD_CRC:
+            listen_s = max(listen_s, _LATE_S)
+        self.free_s = at_s + max(self.min_gap_s, listen_s)
         self.fails += 1
         if note in _WIRE:
             self.retry_s = at_s + BACK_OFF_S[min(self.fails, len(BACK_OFF_S)) - 1]
@@ -123,7 +129,14 @@ class Schedule:
 
     def ask_now(self, tasks: Sequence[Task], deadline_s: float) -> None:
         """Read these before any poll, unless `deadline_s` comes first; a back-off does not hold them."""
-        self._urgent += [(deadline_s, task) for task in tasks]
+        for task in tasks:
+            for n, (until_s, waiting) in enumerate(self._urgent):
+                if waiting.ask.frame == task.ask.frame and waiting.points == task.points:
+                    # One read answers all who ask; a second would only keep the polls waiting.
+                    self._urgent[n] = (max(until_s, deadline_s), waiting)
+                    break
+            else:
+                self._urgent.append((deadline_s, task))
 
     def pace(self, tasks: Sequence[Task], period_s: float, until_s: float, now: float) -> None:
         """Poll these every `period_s` until `until_s`, then as before."""
@@ -134,8 +147,8 @@ class Schedule:
     def next(self, now: float) -> tuple[Task | None, float]:
         """Return (what to read now, now), or (None, when something may be read)."""
         wake = math.inf
-        while self._urgent and self._urgent[0][0] < now:
-            late, task = self._urgent.popleft()
+        for late, task in [waiting for waiting in self._urgent if waiting[0] < now]:
+            self._urgent.remove((late, task))
             log.warning("read_now_dropped device=%s late_s=%.3f", task.station.device, now - late)
         for n, (_, task) in enumerate(self._urgent):
             if task.station.free_s <= now:
@@ -145,7 +158,8 @@ class Schedule:
         chosen, best = None, math.inf
         for task in self.tasks:
             if task.until_s <= now:
-                task.due_s += task.own_s - task.period_s
+                # After a slower pace the next poll of the own one may lie far back: it was not missed.
+                task.due_s = max(task.due_s + task.own_s - task.period_s, min(task.due_s, now))
                 task.period_s, task.until_s = task.own_s, math.inf
             station = task.station
             ready = max(task.due_s, station.free_s, station.retry_s)

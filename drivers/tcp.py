@@ -43,7 +43,7 @@ class TcpLine:
         try:
             made = socket.create_connection((self.host, self.port), max(_CONNECT_S, self._timeout_s))
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:   # a name that cannot be written in DNS is a UnicodeError
             raise LinkError(f"tcp://{self.host}:{self.port}: {error}; is it powered, is the address right?") from error
         self._socket, self._rest, self._mute = made, b"", 0
 

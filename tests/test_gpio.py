@@ -242,6 +242,23 @@ def test_a_pace_holds_until_its_end(rig):
     assert driver.read(0.1) == []
 
 
+@pytest.mark.parametrize("period_s", [None, 0.0, -1.0])
+def test_a_pace_without_a_period_is_dropped(rig, period_s):
+    driver, _ = rig(CONTACT, polls={"wire": {"state": 30.0}})
+    assert len(take(driver, 1)) == 1
+    driver.submit(ask(kind="pace", period_s=period_s, until_s=time.monotonic() + 5))
+    assert [driver.read(0.02) for _ in range(3)] == [[], [], []]
+
+
+def test_a_total_is_the_number_people_write(rig):
+    driver, outside = rig({**BUCKET, "per_pulse": 0.3, "debounce_ms": 0})
+    for _ in range(3):
+        for level, state in (("low", 0), ("high", 1)):
+            outside.drive(24, level)
+            outside.wait_for(24, state, 5)
+    assert [s.values for s in take(driver, 3)] == [(0.3,), (0.6,), (0.9,)]   # 3 * 0.3 is 0.8999999999999999
+
+
 def test_close_is_idempotent_and_a_closed_wire_says_so(rig):
     driver, _ = rig(CONTACT)
     assert [h.state for h in driver.health()] == ["ok"]

@@ -4,9 +4,11 @@ import os
 import random
 import select
 import struct
+import termios
 import threading
 import time
 import tty
+from pathlib import Path
 
 import pytest
 
@@ -231,3 +233,65 @@ def test_an_unplugged_port_is_a_link_error_and_comes_back(tmp_path):
         line.open()
         assert line.exchange(ASK).note is None
         line.close()
+
+
+def test_a_line_that_drips_for_ever_does_not_hold_the_others(tmp_path):
+    """An undriven pair without bias resistors babbles a few bytes at a time, each within the pause of an answer."""
+    with Bus(FAST) as bus:
+        line = SerialLine(bus.port(tmp_path / "port"), FAST, 0.1, time.monotonic)
+        line.open()
+        over = threading.Event()
+
+        def drip():
+            while not over.wait(0.02):
+                bus.noise(b"\x55")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        try:
+            began = time.monotonic()
+            assert line.exchange(ASK).note is Note.BAD_CRC
+            assert time.monotonic() - began < 3.0
+        finally:
+            over.set()
+            thread.join()
+            line.close()
+
+
+def test_a_line_closed_by_another_thread_is_a_link_error(far):
+    """The thread left behind must not go on with the port its successor opens, nor fail in a way nobody expects."""
+    _, line = far((0, b"\0"), timeout_s=0.5)   # a glitch, so that it looks at the port again
+    send = line._send
+
+    def send_and_lose(frame):
+        send(frame)
+        line.close()   # as if it came from elsewhere, in the worst moment
+
+    line._send = send_and_lose
+    with pytest.raises(LinkError, match="was closed"):
+        line.exchange(ASK)
+    line.close()
+
+
+def open_files():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.parametrize("step", ["tcsetattr", "tcflush"])
+def test_a_port_that_goes_while_it_is_set_up_is_a_link_error_and_leaves_nothing_open(far, monkeypatch, step):
+    """termios.error is no OSError, and pyserial lets it through."""
+    _, line = far()
+    line.close()
+    before = open_files()
+    with monkeypatch.context() as broken:
+        def gone(*_):
+            raise termios.error(5, "Input/output error")
+        broken.setattr(termios, step, gone)
+        with pytest.raises(LinkError, match="Input/output"):
+            line.open()
+    assert open_files() == before
+    line.open()
+    monkeypatch.setattr(termios, "tcsetattr", gone)
+    with pytest.raises(LinkError, match="is gone"):
+        line.exchange(ASK, Serial(baud=9600))
+    assert open_files() == before

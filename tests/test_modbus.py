@@ -102,6 +102,44 @@ def test_new_values_come_through(rig):
     assert rig.of("crack")[-1].values == (61.5,)
 
 
+def test_equal_questions_to_a_slow_device_never_change_places(tmp_path):
+    """An answer later than three timeouts, and two blocks of one length: the one would pass for the other."""
+    slow = rain(turnaround_s=0.075)
+    slow.set("total_2", 0.8)
+    rain_alone = Device(id="rain", template="rain-tipping", address=2)
+    with Bus(FAST) as bus:
+        bus.attach(RtuStation([slow]))
+        made = ModbusWire(id="w", driver="modbus", port=bus.port(tmp_path / "bus"), serial=FAST, answer_timeout_ms=20,
+                          devices=(rain_alone,))
+        driver = Modbus(made, {"rain": {"total": 0.1, "total_2": 0.15}}, LIBRARY, time.monotonic)
+        driver.open()
+        got, end = [], time.monotonic() + 3.0
+        while time.monotonic() < end:
+            driver.submit(command("read_now", "rain"))
+            got += driver.read(0.05)
+        driver.close()
+    assert len(got) >= 2
+    assert {(s.points, s.values) for s in got} <= {(("total",), (None,)), (("total_2",), (None,)),
+                                                  (("total",), (144.1,)), (("total_2",), (0.8,))}
+
+
+def test_a_name_that_is_none_is_a_link_error():
+    device = Device(id="crack", template="crack-cable-bolin", address=3)
+    driver = Modbus(wire("tcp://a..b:502", device), {}, LIBRARY, time.monotonic)
+    with pytest.raises(LinkError, match="right"):
+        driver.open()
+
+
+def test_many_who_ask_at_once_are_answered_by_one_read(rig):
+    rig.scans(lambda got: {s.device for s in got} == {"rain", "crack"})
+    for _ in range(200):
+        rig.driver.submit(command("read_now", "rain", points=("total_3",)))
+        rig.driver.submit(command("read_now", "rain"))
+    got = [rig.driver.read(0.05) for _ in range(8)]
+    assert sum(s.points == ("total_3",) for scans in got for s in scans) == 1
+    assert sum(s.device == "crack" for scans in got for s in scans) >= 1
+
+
 def test_polls_keep_their_pace_and_their_place(rig):
     starts = [s.at_s for s in rig.of("crack", 20)][1:]   # the first read is an early one
     assert starts[-1] - starts[0] >= 17 * 0.05           # never faster than asked, however late some came
@@ -443,3 +481,27 @@ def test_a_refusing_device_keeps_its_pace():
     station.failure(1.0, Note.REFUSED)
     assert station.retry_s < 1.0
     assert station.health().state == "failing"
+
+
+def test_a_read_asked_for_is_not_done_after_its_deadline():
+    soon, later = tasks(9, 9)
+    schedule = Schedule((soon, later))
+    soon.station.free_s, later.station.free_s = 5.0, 8.0
+    schedule.ask_now([later], 10.0)
+    schedule.ask_now([soon], 1.0)
+    assert schedule.next(6.0) == (None, 8.0)
+    assert schedule.next(8.0) == (later, 8.0)
+
+
+def test_a_slower_pace_that_ends_has_missed_nothing():
+    [task] = made = tasks(1)
+    schedule = Schedule(made)
+    schedule.start(0.0)
+    schedule.done(task, 0.0)
+    schedule.pace(made, 60.0, 50.0, 0.5)
+    assert schedule.next(0.5)[0] is task
+    schedule.done(task, 0.5)
+    assert schedule.next(50.0)[0] is task
+    schedule.done(task, 50.0)
+    assert task.station.missed == 0
+    assert 50.0 < task.due_s <= 51.0

@@ -16,6 +16,7 @@ from msgspec import Meta, Struct
 
 from drivers import SetupError, strictyaml
 from drivers.strictyaml import Problem, Problems, Variant, parse
+from drivers.strictyaml.walk import PROBLEMS_MAX
 
 
 class Shape(enum.Enum):
@@ -260,6 +261,26 @@ def test_no_input_takes_long_or_breaks(data: bytes):
     start_s = time.process_time()
     assert len(said(data)) >= 1
     assert time.process_time() - start_s < 8.0   # generous: the machine may be busy
+
+
+@pytest.mark.parametrize("data", ["".join(f"k{n}: 1\n" for n in range(90_000)), "count: 1" + "_" * 900_000 + "x",
+                                  "number: " + "1" * 900_000 + "x", "text: \"" + "\\\"" * 400_000 + "\nb: [",
+                                  "text: x" + "\\\"" * 400_000 + " \t y\ncount: x\n",
+                                  "text: \"" + "\\\"" * 49_000 + "\nb: [",
+                                  "many: [" + "x," * 400_000 + "]", "many: [" + "~," * 400_000 + "]"],
+                         ids=["keys", "underscores", "digits", "quotes", "tab", "python", "bad", "empty"])
+def test_no_text_takes_more_than_its_length(data: str):
+    """Each of these took minutes: a pattern or a list walked anew from every place in it."""
+    start_s = time.process_time()
+    assert 1 <= len(said(data.encode())) <= PROBLEMS_MAX + 1
+    assert time.process_time() - start_s < 8.0   # generous: the machine may be busy
+
+
+def test_too_many_problems_are_cut_short_and_that_is_said():
+    messages = said("".join(f"k{n}: 1\n" for n in range(2 * PROBLEMS_MAX)))
+    assert len(messages) == PROBLEMS_MAX + 1
+    assert messages[0].startswith("1:1: k0: unknown key")
+    assert sum("the rest of the file was not looked at" in m for m in messages) == 1
 
 
 def test_aliases_cannot_multiply():

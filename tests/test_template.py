@@ -58,6 +58,10 @@ def test_a_good_template_loads_and_is_called_by_its_file(save):
     ("resolution: 1,", "resolution: 1, scale: 0,", "points[0].scale", "not 0"),
     ("[0, 5000]", "[5000, 0]", "points[0].range", "low below high"),
     ("no_data: [-32768]", "no_data: [0.5]", "points[0].no_data", "whole raw numbers"),
+    ("no_data: [-32768]", "no_data: [32768]", "points[0].no_data", "as the type reads it"),
+    ("type: s16, unit", "type: u16, unit", "points[0].no_data", "as the type reads it"),
+    ("resolution: 1,", "resolution: 1, scale: 1e308,", "points[0].scale", "so far from its unit"),
+    ("resolution: 1,", "resolution: 1, scale: 1e-320,", "points[0].scale", "so far from its unit"),
     ("maker: Acme", "maker: Acme\nmax_registers: 3", "points[0].register", "span 4, but max_registers is 3"),
     ("maker: Acme", "maker: Acme\nmodel: other", "model", "leave the key out"),
     ("examples:", "identify: {register: 0, count: 1, checks: [{register: 4, among: [1]}]}\nexamples:",
@@ -140,3 +144,22 @@ def test_identify_reads_and_compares():
 
 def test_library_folders_may_be_missing():
     assert names((Path("/nowhere"),)) == []
+
+
+def test_a_mark_of_a_float_is_known_as_the_registers_hold_it(save):
+    """-999.9 in two registers is -999.9000244140625: compared with what is written, it would pass for a level."""
+    text = GOOD.replace("type: s16", "type: f32").replace("register: 4", "register: 3").replace("[-32768]", "[-999.9]")
+    text = text.replace("decimals: {register: 3}, unit_code: {register: 2, equals: 2}, ", "")
+    path = save(text, words=(0, 0, *struct.unpack(">2H", struct.pack(">f", 12.5))))
+    reader = Reader([load(path).point("level")], 3, 1, 4)
+    assert reader.decode(struct.pack(">2Hf", 0, 0, -999.9)) == ((None,), (Note.NO_DATA,))
+    assert reader.decode(struct.pack(">2Hf", 0, 0, -999.8))[1] == ()
+
+
+def test_a_number_that_overflows_on_its_way_is_no_number(save):
+    text = GOOD.replace("type: s16", "type: f64").replace("register: 4", "register: 1").replace("[-32768]", "[]")
+    text = text[:text.index("decimals")] + "scale: 1e10" + text[text.index("}\nexamples"):]
+    text = text.replace("{level: 12.5}", "{level: 125000000000.0}")
+    path = save(text, words=struct.unpack(">4H", struct.pack(">d", 12.5)))
+    reader = Reader([load(path).point("level")], 3, 1, 4)
+    assert reader.decode(struct.pack(">d", 1e305)) == ((None,), (Note.NOT_A_NUMBER,))

@@ -18,7 +18,7 @@ from msgspec import inspect
 from drivers.strictyaml.parsed import Parsed, Variant
 from drivers.strictyaml.scalar import HOLE, nearest
 from drivers.strictyaml.text import MAX_BYTES, Path, Problem, compose, dotted
-from drivers.strictyaml.walk import Walk
+from drivers.strictyaml.walk import PROBLEMS_MAX, Enough, Walk
 
 __all__ = ["Parsed", "Path", "Problem", "Problems", "Variant", "dotted", "load", "nearest", "parse", "read"]
 
@@ -45,14 +45,18 @@ def parse(data: bytes, file: str, into: type[T], variants: Mapping[type, Variant
     root, source, complaints = compose(data)
     parsed: Parsed[T] = Parsed(file)
     walk = Walk(parsed, source, variants or {})
-    for line, column, message in complaints:
-        walk.complain((), line, column, message)
-    if root is not None:
-        kind = inspect.type_info(into)
-        value = walk.value(root, kind, ())
-        parsed.mended = None if value is HOLE else value
-    elif not complaints:
-        walk.complain((), 0, 0, "the file is empty")
+    try:
+        for line, column, message in complaints:
+            walk.complain((), line, column, message)
+        if root is not None:
+            value = walk.value(root, inspect.type_info(into), ())
+            parsed.mended = None if value is HOLE else value
+        elif not complaints:
+            walk.complain((), 0, 0, "the file is empty")
+    except Enough:
+        last = max(parsed.problems)
+        parsed.problems.append(Problem(file, last.line, last.column, "", f"more than {PROBLEMS_MAX} problems: the rest "
+                                       "of the file was not looked at"))
     parsed.problems = sorted(set(parsed.problems))
     if not parsed.problems:
         parsed.value = parsed.mended

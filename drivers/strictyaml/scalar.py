@@ -17,6 +17,7 @@ from msgspec.inspect import Type
 
 from drivers.strictyaml.text import Node
 
+_LONG = 400   # characters; no number anybody writes is longer, and patterns with two repeats take quadratic time
 HOLE: Any = object()
 """Nothing usable could be made of this node."""
 NULLS = ("", "~", "null", "Null", "NULL")
@@ -68,7 +69,7 @@ def convert(node: Node, kind: Type) -> Any:
             return _BOOLS.get(text, HOLE)
         case inspect.IntType() if len(text) <= 20 and _INT.match(text):
             return int(text, 16 if "x" in text else 10)
-        case inspect.FloatType() if _FLOAT.match(text) and math.isfinite(float(text)):
+        case inspect.FloatType() if len(text) <= _LONG and _FLOAT.match(text) and math.isfinite(float(text)):
             return float(text)
     return HOLE
 
@@ -133,6 +134,8 @@ def hint(node: Node, kind: Any) -> str:
     if isinstance(kind, inspect.EnumType):
         return nearest(text, [str(e.value) for e in kind.cls])
     number = isinstance(kind, (inspect.IntType, inspect.FloatType))
+    if len(text) > _LONG:
+        return ""
     if not node.plain and (_FLOAT.match(text) if number else text in _BOOLS):
         return "; remove the quotes"
     if isinstance(kind, inspect.BoolType):

@@ -34,6 +34,14 @@ if TYPE_CHECKING:
     from drivers.strictyaml.parsed import Parsed, Variant
 
 
+PROBLEMS_MAX = 1000
+"""Nobody reads more, and a megabyte can hold half a million of them."""
+
+
+class Enough(Exception):  # noqa: N818 - it is no error of ours
+    """There are more problems than anybody wants to read."""
+
+
 class Walk:
     """One walk of one tree; collects into `parsed`."""
 
@@ -43,7 +51,9 @@ class Walk:
         self.variants = variants
 
     def complain(self, path: Path, line: int, column: int, message: str) -> None:
-        """Note a problem; line and column from 0."""
+        """Note a problem; line and column from 0. Raises Enough in the place of one too many."""
+        if len(self.parsed.problems) >= PROBLEMS_MAX:
+            raise Enough
         self.parsed.problems.append(Problem(self.parsed.file, line + 1, column + 1, dotted(path), message))
 
     def bad(self, node: Node, kind: Type, path: Path, message: str) -> Any:
@@ -176,11 +186,12 @@ class Walk:
         fields = {f.encode_name: f for f in kind.fields}
         given: dict[str, Any] = {}
         holes = False
+        words = {k.text for k, _ in node.pairs}
         for key, value_node in node.pairs:
             below = (*path, key.text)
             if key.text not in fields:
                 if key.text != kind.tag_field and not open_keys:
-                    self.unknown_key(key, fields, {k.text for k, _ in node.pairs}, path)
+                    self.unknown_key(key, fields, words, path)
                 continue
             f = fields[key.text]
             value = self.value(value_node, f.type, below)
