@@ -9,8 +9,8 @@ demo:
 	@.venv/bin/mingluo demo $(ARGS)
 
 test: check
-	@$(RUN) -m pytest -q -n 3 -m "not timing and not soak"
-	@$(RUN) -m pytest -q -n 2 -m "timing and not soak"
+	@$(RUN) -m pytest -q -n 3 -m "not timing"
+	@$(RUN) -m pytest -q -n 2 -m timing
 
 check:
 	@$(PYTHON) .ci/environment.py system
@@ -26,7 +26,7 @@ bench:
 soak:
 	@$(PYTHON) .ci/environment.py system
 	@$(PYTHON) .ci/environment.py venv demo test
-	@MINGLUO_SOAK=1 $(RUN) -m pytest -q -m "soak"
+	@MINGLUO_SOAK=1 $(RUN) -m pytest -q -s tests/test_kill.py tests/test_journal_crash.py tests/test_siren.py
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 
 import drivers
 from drivers import strictyaml
-from gateway import control, site, status
+from gateway import client, site, status
 from gateway.schema import schema as config_schema
 
 EXIT_CODES = """Exit codes: 0 done; 1 refused, or errors were found; 2 wrong usage, or no gateway answers;
@@ -60,8 +60,8 @@ def _fail(*texts: str, code: int = 1) -> NoReturn:
 
 def _ask(socket: str, request: dict[str, Any], lang: str) -> dict[str, Any]:
     try:
-        return control.ask(socket, request, timeout_s=10.0)
-    except control.Unreachable as error:
+        return client.ask(socket, request, timeout_s=10.0)
+    except client.Unreachable as error:
         _fail(*_in_order(lang, error.text_zh, error.text_en), code=2)
 
 

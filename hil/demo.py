@@ -21,7 +21,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from gateway import control
+from gateway import client
 from hil.audit import Audit
 from hil.rig import Rig
 from hil.story import STORY, Deed
@@ -145,7 +145,7 @@ class Demo:
 
     def _picture(self, rig: Rig, elapsed_s: float) -> Group:
         try:
-            status: Mapping[str, Any] = control.ask(rig.folder / "run/control.sock", {"do": "status"}, 1.0)
+            status: Mapping[str, Any] = client.ask(rig.folder / "run/control.sock", {"do": "status"}, 1.0)
         except OSError:
             status = {}
         latest = rig.county.latest()

@@ -7,10 +7,14 @@ from typing import Any
 
 import yaml
 
+from hil.audit import Answer
 from hil.broker import free_port
+from hil.rig import Rig
 
 SIREN, STROBE, BUTTON = 17, 27, 24
 RED_MM = 60.0
+HANDING_S = 0.1
+"""An answer this close to the death of the process may not have been handed over: read, judged and staged."""
 APPROVED = {"approved_by": "测试局", "approved_on": "2026-05-01", "yellow": "none", "orange": "none",
             "red": "automatic"}
 
@@ -56,3 +60,9 @@ def slope(*, poll_s: float = 0.1, latch: tuple[str, ...] = ("red",), service: st
         "outputs": ["siren-1", "strobe-1"],
         "authority": APPROVED,
     }
+
+
+def lost_but_for(rig: Rig, kills_s: list[float]) -> list[Answer]:
+    """What was on a wire and is not at the county, but for answers at the moment of a kill (monotonic seconds)."""
+    return [a for a in rig.audit().lost
+            if not any(abs(kill_s - (a.at_s - rig.offset_s)) <= HANDING_S for kill_s in kills_s)]

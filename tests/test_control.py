@@ -14,7 +14,8 @@ import pytest
 
 from drivers import LinkError
 from gateway import control
-from gateway.control import CLIENTS, REQUEST_BYTES, Control, Unreachable, ask
+from gateway.client import Unreachable, ask
+from gateway.control import CLIENTS, REQUEST_BYTES, Control
 from gateway.worker import Worker
 
 
@@ -260,7 +261,7 @@ def test_no_permission_names_the_group(path):
         if not folder.stat().st_mode & 0o001 and folder != path.parent:
             folder.chmod(folder.stat().st_mode | 0o011)
     code = ("import os,sys\n"
-            "from gateway.control import ask, Unreachable\n"
+            "from gateway.client import ask, Unreachable\n"
             "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
             "try: ask(sys.argv[1], {'do': 'status'})\n"
             "except Unreachable as e: print(e.text_en)")

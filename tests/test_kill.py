@@ -13,14 +13,10 @@ from typing import Any
 import paho.mqtt.client as mqtt
 
 from hil.rig import Rig
-from tests.sites import SIREN, site
+from tests.sites import SIREN, lost_but_for, site
 
 KILLS = 200 if os.environ.get("MINGLUO_SOAK") else 30
 KILLS_CONNECTED = 6
-HANDING_S = 0.1
-"""An answer this close to the death of the process may not have been handed over: read, judged and staged."""
-
-
 QUIET_S = 0.2
 
 
@@ -87,12 +83,7 @@ def test_nothing_handed_over_is_lost_and_the_siren_comes_back_first(tmp_path: Pa
             assert sounded_s < first_s, f"kill {n}: the siren came {first_s - sounded_s:.3f} s after the first reading"
         rig.wait("everything is told", lambda: "box.start" in [e["kind"] for e in rig.county.events()], 30)
         assert rig.stop() == 0
-
-        def lost() -> list[Any]:
-            return [a for a in rig.audit().lost
-                    if not any(abs(kill - (a.at_s - rig.offset_s)) <= HANDING_S for kill in kills_s)]
-
-        rig.wait("the county has everything", lambda: not lost(), 60)
+        rig.wait("the county has everything", lambda: not lost_but_for(rig, kills_s), 60)
         audit = rig.audit()
         contents.stop()
         assert audit.invented == []

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.timing
 PROMISE_MS = 50.0
 UNITS, REGISTERS = 20, 50
 STALL_S = 120.0
+CROSSINGS = 1000 if os.environ.get("MINGLUO_SOAK") else 100
 QUIET_MM, OVER_MM = 5.0, RED_MM + 6
 
 
@@ -105,33 +106,33 @@ def hold(rig: Rig, least: int, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_with_a_thousand_readings_a_second_on_another_wire(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with loaded(tmp_path) as rig:
-        cross(rig, 100)
-        hold(rig, 100, capsys)
+        cross(rig, CROSSINGS)
+        hold(rig, CROSSINGS, capsys)
 
 
 def test_while_the_broker_is_unreachable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with loaded(tmp_path) as rig:
         rig.network.cut()
-        cross(rig, 50)
+        cross(rig, CROSSINGS // 2)
         rig.network.restore()
         rig.network.cut("blackhole")
-        cross(rig, 50)
-        hold(rig, 100, capsys)
+        cross(rig, CROSSINGS // 2)
+        hold(rig, CROSSINGS, capsys)
 
 
 def test_while_another_wire_hangs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with loaded(tmp_path) as rig:
         for unit in range(1, UNITS + 1):
             rig.slaves[f"d{unit}"].unplug()
-        cross(rig, 100)
-        hold(rig, 100, capsys)
+        cross(rig, CROSSINGS)
+        hold(rig, CROSSINGS, capsys)
 
 
 def test_while_the_detector_is_busy_for_two_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     busy = Path(__file__).with_name("busy_detector.py")
     with loaded(tmp_path, arguments=(str(busy),)) as rig:
-        cross(rig, 100)
-        hold(rig, 100, capsys)
+        cross(rig, CROSSINGS)
+        hold(rig, CROSSINGS, capsys)
 
 
 def test_while_every_sync_takes_five_seconds_and_while_all_writes_stall(
@@ -142,19 +143,19 @@ def test_while_every_sync_takes_five_seconds_and_while_all_writes_stall(
     with loaded(tmp_path, environment=fault.environment()) as rig:
         pid = rig.gateway.pid
         fault.slow_sync(5.0)
-        cross(rig, 100)
-        hold(rig, 100, capsys)
+        cross(rig, CROSSINGS)
+        hold(rig, CROSSINGS, capsys)
         fault.ok()
         rig.wait("rows are committed again", lambda: "alarm.raised" in [e["kind"] for e in rig.county.events()], 60)
         before = len(rig.pins.edges)
         fault.stall()
         began_s = os.times().elapsed
-        cross(rig, 100)
+        cross(rig, CROSSINGS)
         while os.times().elapsed - began_s < STALL_S:  # the stall has its full length; the siren works all the while
             cross(rig, 5)
-        assert len(rig.pins.edges) - before > 200
+        assert len(rig.pins.edges) - before > 2 * CROSSINGS
         fault.ok()
-        hold(rig, 200, capsys)
+        hold(rig, 2 * CROSSINGS, capsys)
         assert rig.gateway.pid == pid
         assert rig.gateway.poll() is None
         assert rig.said_so_far().count("ready workers=") == 1, "the box was restarted"
