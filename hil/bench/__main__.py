@@ -31,7 +31,9 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if unknown := [name for name in options.family if name not in FAMILIES]:
         parser.error(f"no family called {', '.join(unknown)}: there are {', '.join(FAMILIES)}")
-    console, began_s, done = Console(), time.monotonic(), list[Figure]()
+    # a table cut to 80 columns in a log is no table
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    began_s, done = time.monotonic(), list[Figure]()
     for family in options.family or FAMILIES:
         console.print(f"measuring {family} …", style="dim")
         for made in FAMILIES[family](options.quick):
