@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as mqtt
+import pytest
 
 from hil.rig import Rig
 from tests.sites import SIREN, lost_but_for, site
@@ -55,6 +56,7 @@ def soundings(rig: Rig, after: int) -> list[float]:
     return [e.at_s for e in rig.pins.edges[after:] if e.pin == SIREN and e.function == "output" and e.state]
 
 
+@pytest.mark.long
 def test_nothing_handed_over_is_lost_and_the_siren_comes_back_first(tmp_path: Path) -> None:
     seed = random.randrange(1 << 30)
     print(f"seed={seed}")

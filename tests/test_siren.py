@@ -135,6 +135,7 @@ def test_while_the_detector_is_busy_for_two_seconds(tmp_path: Path, capsys: pyte
         hold(rig, CROSSINGS, capsys)
 
 
+@pytest.mark.long
 def test_while_every_sync_takes_five_seconds_and_while_all_writes_stall(
         tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state = tmp_path / "box" / "state"
