@@ -72,6 +72,7 @@ class Box:
         self.config = config = site.load(path)
         self.clock = clock = Clock()
         self._began_s = clock.now()
+        self.version = metadata.version("mingluo")
         library = site.library(path)
         found = {wire.id: drivers.find(wire.driver) for wire in config.wires}
         described = {wire.id: found[wire.id].describe(wire, library) for wire in config.wires}
@@ -113,7 +114,7 @@ class Box:
     def _rooms(self) -> Mapping[str, list[Worker]]:
         now = self.clock.now
         return {
-            "outputs": [Worker("outputs", self.outputs.step, patience_s=5.0, gates=True, close=None, now=now,
+            "outputs": [Worker("outputs", self.outputs.step, patience_s=5.0, gates=True, now=now,
                                backoff_s=SIREN_BACKOFF_S, on_fault=self._tell_fault)],
             "pipeline": [Worker("pipeline", self.corridor.step, patience_s=10.0, gates=True, close=self.corridor.drain,
                                 now=now, backoff_s=SIREN_BACKOFF_S, on_fault=self._tell_fault)],
@@ -150,7 +151,7 @@ class Box:
                                        worker=fault.worker, trouble=fault.kind)])
 
     def _each_second(self) -> list[Event]:
-        self.outputs.fault(bool(self.outputs.faults() or self.corridor.fault or self.journal.health()["fault"])
+        self.outputs.fault(bool(self.outputs.faults() or self.corridor.fault or self.journal.fault)
                            or any(worker.state not in ("starting", "running") for worker in self.workers))
         return self.clock.tick()
 
@@ -170,7 +171,7 @@ class Box:
 
     def _resume(self, found: Recovered) -> None:
         """Carry on where the last process stopped: its latch sounds before the first new reading is taken."""
-        start = self._fact("box.start", "网关启动", "the gateway has started", version=metadata.version("mingluo"),
+        start = self._fact("box.start", "网关启动", "the gateway has started", version=self.version,
                            epoch=found.epoch, reason=found.reason, replayed=found.replayed)
         self.journal.record(self.clock.door(), self.corridor.inventory, None, [*found.events, start])
         if found.latch is None:
@@ -204,7 +205,7 @@ class Box:
         self.corridor.tell([self._fact(kind, texts["text_zh"], texts["text_en"], **facts)])
 
     def _birth(self) -> dict[str, Any]:
-        return {"name": self.config.gateway.name, "version": metadata.version("mingluo"),
+        return {"name": self.config.gateway.name, "version": self.version,
                 "objects": [{"object": o.id, "name": o.name, "hazard": o.hazard, "code": o.code, "service": o.service,
                              "people": o.people, "position": o.position} for o in self.config.objects],
                 "streams": self.journal.epochs(),
@@ -214,13 +215,12 @@ class Box:
 
     def status(self) -> dict[str, Any]:
         """The whole document of `mingluo status`."""
-        gateway, door, now_s = self.config.gateway, self.clock.door(), self.clock.now()
+        gateway, now_s = self.config.gateway, self.clock.now()
         return status.document({
-            "gateway": lambda: {"id": gateway.id, "name": gateway.name, "version": metadata.version("mingluo"),
+            "gateway": lambda: {"id": gateway.id, "name": gateway.name, "version": self.version,
                                 "epoch": self.journal.health()["epoch"], "pid": os.getpid(), "demo": self.config.demo,
                                 "uptime_s": round(now_s - self._began_s, 1)},
-            "clock": lambda: {"boot": door.boot, "trust": door.trust, "offset_ms": door.offset_ms,
-                              "error_ms": self.clock.error_ms, "utc_ms": self.clock.utc_ms(round(now_s * 1000))},
+            "clock": self.clock.report,
             "objects": lambda: status.objects(self.corridor.present, round(now_s * 1000)),
             "outputs": lambda: status.outputs(self.outputs.present()),
             "wires": self._wires,

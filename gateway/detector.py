@@ -7,7 +7,7 @@ that quality has refused.
 
 from __future__ import annotations
 
-import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -34,7 +34,6 @@ class Detector:
                  feeds: int = 50_000) -> None:
         self._scorer, self._told, self._now = scorer, told, now
         self._feeds: deque[Feed] = deque(maxlen=feeds)
-        self._stop = threading.Event()
         self._fed = 0
         self._scored = 0
 
@@ -50,7 +49,7 @@ class Detector:
 
     def step(self, timeout_s: float) -> None:
         """Gather for a round, then score what came, oldest first."""
-        self._stop.wait(min(timeout_s, ROUND_S))
+        time.sleep(min(timeout_s, ROUND_S))
         batch = [self._feeds.popleft() for _ in range(len(self._feeds))]
         if not batch:
             return
@@ -61,7 +60,3 @@ class Detector:
             np.concatenate([f.values for f in batch]))
         if len(scores.indices):
             self._told(scores)
-
-    def close(self) -> None:
-        """Wake a step that is waiting; the thread is about to end."""
-        self._stop.set()

@@ -26,7 +26,6 @@ class Proxy:
     def __init__(self, target: tuple[str, int], port: int = 0, host: str = "127.0.0.1") -> None:
         self.target, self.host = target, host
         self.bytes_up = self.bytes_down = 0
-        self.connections = 0
         self._pairs: dict[socket.socket, socket.socket] = {}
         self._clients: set[socket.socket] = set()
         self._mode: Mode | None = None
@@ -141,7 +140,6 @@ class Proxy:
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             client, _ = self._door.accept()
-            self.connections += 1
             try:
                 server = socket.create_connection(self.target, timeout=2)
             except OSError:

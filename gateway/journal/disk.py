@@ -8,13 +8,13 @@ again (at most 2 s later). Never: gives up, drops rows, knows the pipeline.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from gateway.journal.claim import claim
 from gateway.journal.gaps import Gap
 from gateway.journal.salvage import salvage
 from gateway.journal.store import Store, family, is_damage, move_aside
@@ -55,13 +55,7 @@ class Disk:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
         if self._folder_fd < 0:
-            fd = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                os.close(fd)
-                raise
-            self._folder_fd = fd
+            self._folder_fd = claim(self.path.parent)
         try:
             self.store = Store(self.path, self._max_bytes)
         except sqlite3.Error as error:

@@ -189,6 +189,11 @@ class Journal:
         """For birth: what each stream still holds and where it ends, oldest epoch first."""
         return self._ledger.committed.births(self._ledger.intake.epoch)
 
+    @property
+    def fault(self) -> str:
+        """Why nothing can be committed now; empty when it can. Takes no lock: asked every second by the siren path."""
+        return self._disk.fault
+
     def health(self) -> dict[str, Any]:
         """How the journal is doing; never touches the disk."""
         ledger = self._ledger

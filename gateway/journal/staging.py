@@ -10,10 +10,10 @@ Never: calls fsync, knows SQLite, decides what is an alarm.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from pathlib import Path
 
+from gateway.journal.claim import claim
 from gateway.journal.entries import FORMAT, Adopted, Entry, Found, Group, Head, Mark, entries, frame
 from gateway.journal.rows import Identity
 
@@ -50,13 +50,7 @@ class Staging:
         """
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o750)
         if self._lock_fd < 0:
-            fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                os.close(fd)
-                raise
-            self._lock_fd = fd
+            self._lock_fd = claim(self.folder)
         found = Found()
         for path in sorted(self.folder.glob("*.seg")):
             if not path.stem.isdigit():

@@ -77,10 +77,6 @@ class Watch:
         """Return the id of a point by its index in the inventory."""
         return self.config.points[index - self.points.start].id
 
-    def point_name(self, index: int) -> str:
-        """Return the name of a point by its index in the inventory."""
-        return self.config.points[index - self.points.start].name
-
     @property
     def concern(self) -> int:
         """The worse of what the rules say and what the alarm holds."""

@@ -34,7 +34,6 @@ class Batch(Struct, frozen=True):
     walk: Walk
     rows: tuple[Row, ...]
     parts: tuple[bytes, ...]
-    retried: bool = False
 
 
 class Verdict(Struct):
@@ -95,7 +94,7 @@ class Walk:
             self._turn = False
             row = self._refused.popleft()
             self.flying += 1
-            return Batch(self, (row,), (_encoded(encode, row),), retried=True)
+            return Batch(self, (row,), (_encoded(encode, row),))
         self._turn = True
         rows: list[Row] = []
         parts: list[bytes] = []
