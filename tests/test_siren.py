@@ -163,7 +163,8 @@ def test_while_every_sync_takes_five_seconds_and_while_all_writes_stall(
         assert rig.gateway.pid == pid
         assert rig.gateway.poll() is None
         assert rig.said_so_far().count("ready workers=") == 1, "the box was restarted"
-        rig.wait("the backlog of the stall drains", lambda: rig.county.latest()["crack-1"].t / 1000 > time.time() - FRESH_S, 60)
+        rig.wait("the backlog of the stall drains",
+                 lambda: rig.county.latest()["crack-1"].t / 1000 > time.time() - FRESH_S, 60)
         assert rig.stop() == 0
         rig.wait("the county has everything", lambda: not rig.audit().lost, 60)
         assert rig.audit().invented == []
