@@ -91,18 +91,48 @@ class Scan(Struct, frozen=True, gc=False):
 class Command(Struct, frozen=True, kw_only=True):
     """Something asked of a wire.
 
-    ``read_now`` (a confirming read of `points`, or of all) · ``pace`` (poll every `period_s` until `until_s`).
-    Later kinds (write, lend) are new names here, not new doors.
+    ``read_now`` (a confirming read of `points`, or of all) · ``pace`` (poll every `period_s` until `until_s`) ·
+    ``write`` (`values` to points of `device` that its model and the configuration let be written, read back) ·
+    ``act`` (the model's `action`, a frame of its own) · ``lend`` (the whole wire, `device` empty, until `until_s` or
+    a ``take_back``; its points read `borrowed` meanwhile).
     """
 
     id: str
-    kind: Literal["read_now", "pace"]
-    device: str
+    kind: Literal["read_now", "pace", "write", "act", "lend", "take_back"]
+    device: str = ""
     points: tuple[str, ...] = ()
     deadline_s: float
     """Monotonic; a command found older than this is dropped."""
     period_s: float | None = None
     until_s: float | None = None
+    values: Mapping[str, float] = {}
+    action: str = ""
+    siren: bool = False
+    """It sounds or silences a siren: before everything else on the wire."""
+
+
+class Result(Struct, frozen=True, kw_only=True):
+    """What became of a Command."""
+
+    id: str
+    ok: bool
+    text_en: str = ""
+    text_zh: str = ""
+    values: Mapping[str, float | None] = {}
+    """What was read, or read back."""
+
+
+Answer = Callable[[Result], None]
+"""Called once with what became of a command, from the driver's thread; it must not block."""
+
+
+def unheard(_: Result) -> None:
+    """Nobody waits for the result."""
+
+
+def refused(command: Command, text_en: str, text_zh: str) -> Result:
+    """Return the result of a command that was not honoured."""
+    return Result(id=command.id, ok=False, text_en=text_en, text_zh=text_zh)
 
 
 class PointInfo(Struct, frozen=True):
@@ -140,6 +170,16 @@ class Health(Struct, frozen=True):
     errors: Mapping[str, int] = {}
     response_ms: float | None = None
     """Median response time of recent answers, last request byte to first answer byte."""
+    response_p95_ms: float | None = None
+    response_max_ms: float | None = None
+    timeout_ms: float | None = None
+    """The answer timeout these responses call for; late answers count."""
+    slip_ms: float | None = None
+    """How late recent polls began, 95 % of them at most."""
+    missed: int = 0
+    """Polls skipped because the wire or the device was not free in time."""
+    refused: tuple[str, ...] = ()
+    """Registers the device refuses to be read over, as function:first-last; reads go round them."""
 
 
 Polls = Mapping[str, Mapping[str, float]]
@@ -183,8 +223,8 @@ class Driver(Protocol):
         """
         ...
 
-    def submit(self, command: Command) -> None:
-        """Take an ask from any thread; the next `read` honours it, before ordinary polls."""
+    def submit(self, command: Command, answer: Answer = unheard) -> None:
+        """Take an ask from any thread; the next `read` honours it, before ordinary polls, and calls `answer`."""
         ...
 
     def close(self) -> None:

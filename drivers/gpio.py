@@ -21,7 +21,22 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from drivers import Command, Health, Id, Library, LinkError, PointInfo, Polls, Scan, SetupError, Wire
+from drivers import (
+    Answer,
+    Command,
+    Health,
+    Id,
+    Library,
+    LinkError,
+    PointInfo,
+    Polls,
+    Result,
+    Scan,
+    SetupError,
+    Wire,
+    refused,
+    unheard,
+)
 from drivers import pins as _pins
 from drivers.registers import Scale, scale
 
@@ -143,7 +158,7 @@ class Gpio:
         self._wire = wire
         self._now = now
         self._edges: deque[tuple[_Line, bool, float]] = deque()
-        self._asked: deque[Command] = deque()
+        self._asked: deque[tuple[Command, Answer]] = deque()
         self._wake = threading.Event()
         self._is_open = False
         self._lines: dict[str, _Line] = {}
@@ -236,9 +251,12 @@ class Gpio:
             if not self._is_open:
                 raise LinkError(f"wire {self._wire.id}: was closed")
 
-    def submit(self, command: Command) -> None:
-        """Take ``read_now`` or ``pace``, from any thread; wakes a blocked `read`."""
-        self._asked.append(command)
+    def submit(self, command: Command, answer: Answer = unheard) -> None:
+        """Take ``read_now`` or ``pace``, from any thread; wakes a blocked `read`. Pins know no other command."""
+        if command.kind not in ("read_now", "pace"):
+            answer(refused(command, f"a wire of pins cannot {command.kind}", f"引脚线路不支持 {command.kind}"))
+            return
+        self._asked.append((command, answer))
         self._wake.set()
 
     def close(self) -> None:
@@ -277,17 +295,20 @@ class Gpio:
     def _due(self, now_s: float) -> list[Scan]:
         wanted: dict[str, _Line] = {}
         while self._asked:
-            command = self._asked.popleft()
+            command, answer = self._asked.popleft()
             line = self._lines.get(command.device)
             if line is None or command.deadline_s < now_s:
+                answer(refused(command, "no such device, or too late", "无此设备，或已过期"))
                 continue
             if command.kind == "pace":
                 if command.period_s is None or command.period_s <= 0:
+                    answer(refused(command, "a pace needs a period", "加密采集须给出周期"))
                     continue   # no pace at all would be one without end
                 line.fast_s, line.fast_until_s = command.period_s, command.until_s or 0.0
                 line.due_s = min(line.due_s, now_s + (line.period_s(now_s) or float("inf")))
             else:
                 wanted[command.device] = line
+            answer(Result(id=command.id, ok=True))
         for line in self._lines.values():
             if line.due_s <= now_s:
                 period_s = line.period_s(now_s)

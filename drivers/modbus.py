@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import ClassVar
 
-from drivers import Command, Health, Library, PointInfo, Polls, Scan, SetupError
+from drivers import Answer, Command, Health, Library, PointInfo, Polls, Scan, SetupError, unheard
 from drivers import Wire as AnyWire
 from drivers.exchange import Ask
 from drivers.line import Line, SerialLine
@@ -132,7 +132,7 @@ class Modbus:
         station.failure(heard.at_s, heard.note)
         return Scan(station.device, heard.at_s, task.points, task.nothing, task.failed[heard.note])
 
-    def submit(self, command: Command) -> None:
+    def submit(self, command: Command, answer: Answer = unheard) -> None:  # noqa: ARG002
         """Take an ask from any thread; the next `read` honours it, before ordinary polls."""
         self._commands.put(command)
         self._called.set()

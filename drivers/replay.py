@@ -27,6 +27,7 @@ from msgspec import Meta, Struct
 from drivers import (
     DEVICE_NOTES,
     WIRE_NOTES,
+    Answer,
     Command,
     Health,
     Id,
@@ -38,6 +39,8 @@ from drivers import (
     Scan,
     SetupError,
     Wire,
+    refused,
+    unheard,
 )
 
 COLUMNS = ("time_s", "device", "point", "value", "note")
@@ -154,8 +157,9 @@ class Replay:
             self._wake.wait((end_s if self._next is None else min(end_s, self._next.at_s)) - now_s)
         raise LinkError(f"wire {self._wire.id}: is not open")
 
-    def submit(self, command: Command) -> None:
+    def submit(self, command: Command, answer: Answer = unheard) -> None:
         """Hear a Command; a recording cannot be asked, so nothing comes of it."""
+        answer(refused(command, "a recording cannot be asked", "回放的记录不接受命令"))
 
     def close(self) -> None:
         """Leave the recording; twice is once."""
