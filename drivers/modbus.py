@@ -17,7 +17,8 @@ from drivers import Answer, Command, Health, Library, PointInfo, Polls, Scan, Se
 from drivers import Wire as AnyWire
 from drivers.exchange import Ask
 from drivers.line import Line, SerialLine
-from drivers.modbus_wire import ModbusWire, Problem, blocks_of, cost_of, host_port, overload, problems
+from drivers.load import Request, blocks_of, cost_of, overload, requests
+from drivers.modbus_wire import ModbusWire, Problem, host_port, problems
 from drivers.planner import Cost
 from drivers.reader import Reader
 from drivers.schedule import Schedule, Station, Task
@@ -52,7 +53,7 @@ class Modbus:
         tasks: list[Task] = []
         for device in wire.devices:
             template = find(device.template, library)
-            self._templates[device.id], self._costs[device.id] = template, cost_of(wire, device)
+            self._templates[device.id], self._costs[device.id] = template, cost_of(wire, device, template)
             self._units[device.id] = device.address
             # On TCP the transaction number tells a late answer from a fresh one: nothing to listen out for.
             self._stations[device.id] = Station(device.id, device.serial, template.min_gap_ms / 1000,
@@ -94,6 +95,11 @@ class Modbus:
     def overload(wire: ModbusWire, polls: Polls, library: Library) -> list[Problem]:
         """Say where polls want more time than wire or device has; apart from `problems`, which knows no polls."""
         return overload(wire, polls, library)
+
+    @staticmethod
+    def requests(wire: ModbusWire, polls: Polls, library: Library) -> list[Request]:
+        """Plan every read of the wire without touching it."""
+        return requests(wire, polls, library)
 
     def open(self) -> None:
         """Take the wire; raises LinkError while it is not there."""

@@ -1,26 +1,22 @@
-"""A Modbus wire as configured: its keys, what cannot work, and how its polls become block reads.
+"""A Modbus wire as configured: its keys and what cannot work.
 
-Owns: the structs of a wire and its devices, their cross-checks, the reckoning of load. Promises: nothing here touches
-hardware. Never: keeps time or state.
+Owns: the structs of a wire and its devices, their cross-checks. Promises: nothing here touches hardware.
+Never: keeps time or state, reckons time (`load`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from msgspec import Meta, Struct
 
-from drivers import Id, Library, Polls, SetupError
+from drivers import Id, Library, SetupError
 from drivers import Wire as AnyWire
-from drivers.planner import Block, Cost, characters, plan, silence_ms
-from drivers.sensor import Point, Serial, Template
+from drivers.sensor import Serial
 from drivers.template import find
 
 Problem = tuple[tuple[str | int, ...], str]
-_LOAD = 0.8
-"""Share of a wire's time that polls may fill: the rest is for failures, confirming reads and slow answers."""
 
 
 class Device(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,24 +64,6 @@ def host_port(port: str) -> tuple[str, int] | None:
     return parts.hostname, number
 
 
-def cost_of(wire: ModbusWire, device: Device) -> Cost:
-    """Return what an exchange with this device costs on this wire."""
-    if "://" in wire.port:
-        return Cost(0.0, 1.0 if wire.turnaround_ms is None else wire.turnaround_ms, 0.0)
-    settings = device.serial or wire.serial or Serial()
-    char_ms = characters(settings.baud, settings.parity, settings.stop_bits)
-    return Cost(char_ms, 10.0 if wire.turnaround_ms is None else wire.turnaround_ms, silence_ms(char_ms, settings.baud))
-
-
-def blocks_of(template: Template, points: Mapping[str, float], cost: Cost) -> list[tuple[float, list[Point], Block]]:
-    """Plan the block reads of one device: what shares a poll period shares blocks."""
-    periods: dict[float, list[Point]] = {}
-    for name, poll_s in points.items():
-        periods.setdefault(poll_s, []).append(template.point(name))
-    return [(poll_s, [members[n] for n in block.spans], block) for poll_s, members in sorted(periods.items())
-            for block in plan([point.span() for point in members], cost, template.max_registers, template.contiguous)]
-
-
 def problems(wire: ModbusWire, library: Library) -> list[Problem]:
     """What cannot work in this set-up: (path below the wire, message)."""
     found: list[Problem] = []
@@ -117,36 +95,6 @@ def problems(wire: ModbusWire, library: Library) -> list[Problem]:
             find(device.template, library)
         except SetupError as error:
             found.append(((*where, "template"), str(error)))
-    return found
-
-
-def overload(wire: ModbusWire, polls: Polls, library: Library) -> list[Problem]:
-    """Say where polls want more than 80 % of the wire's time, or a device more than its rest allows; with numbers.
-
-    Apart from `problems` because it needs the polls. An overloaded wire still works: late polls are skipped.
-    """
-    found: list[Problem] = []
-    shares: dict[str, float] = {}
-    for n, device in enumerate(wire.devices):
-        try:
-            template = find(device.template, library)
-            planned = blocks_of(template, polls.get(device.id, {}), cost_of(wire, device))
-        except (SetupError, KeyError):
-            continue   # said elsewhere
-        cost = cost_of(wire, device)
-        times = [(cost.exchange_ms(block.function, block.count), 1000 * poll_s) for poll_s, _, block in planned]
-        shares[device.id] = sum(ms / poll_ms for ms, poll_ms in times)
-        busy = sum((ms + template.min_gap_ms) / poll_ms for ms, poll_ms in times)
-        if busy > 1:
-            found.append((("devices", n), (f"{device.id} is polled faster than it can answer: {len(times)} reads of "
-                          f"{max(ms for ms, _ in times):.0f} ms with {template.min_gap_ms:.0f} ms of rest after "
-                          f"each fill {busy:.0%} of its time; make poll_s at least {busy:.1f} times as long")))
-    total = sum(shares.values())
-    if total > _LOAD:
-        most = max(shares, key=lambda device: shares[device])
-        found.append((("devices",), (f"polls fill {total:.0%} of the wire's time, more than {_LOAD:.0%}: "
-                      f"{most} alone takes {shares[most]:.0%}; poll {total / _LOAD:.1f} times more seldom, raise the "
-                      "baud rate, or move devices to another wire")))
     return found
 
 
