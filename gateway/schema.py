@@ -15,7 +15,7 @@ from msgspec import inspect
 
 import drivers
 from drivers import Wire
-from drivers.strictyaml.text import Node, compose
+from drivers.strictyaml.tree import Node, compose
 from gateway.config import Config
 from gateway.site import SHIPPED
 

@@ -1,6 +1,7 @@
 """YAML text → frozen structs, with all errors at once, each with file, line and column.
 
-Owns: the way from bytes to structs (`text` reads the text, `walk` follows the types, `scalar` the scalars).
+Owns: the way from bytes to structs (`text` reads the text, `tree` its YAML, `walk` follows the types,
+`annotations` takes them apart, `scalar` reads the scalars).
 Promises: a value comes back only when nothing was wrong;
 what could be read in spite of errors (`Parsed.mended`) is good enough for cross-checks to go on. A scalar means what
 its field's type says, so YAML 1.1's surprises (`no`, 1_000, 010, 12:30, dates) cannot happen.
@@ -17,7 +18,8 @@ from msgspec import inspect
 
 from drivers.strictyaml.parsed import Parsed, Variant
 from drivers.strictyaml.scalar import HOLE, nearest
-from drivers.strictyaml.text import MAX_BYTES, Path, Problem, compose, dotted
+from drivers.strictyaml.text import MAX_BYTES, Path, Problem, dotted
+from drivers.strictyaml.tree import compose
 from drivers.strictyaml.walk import PROBLEMS_MAX, Enough, Walk
 
 __all__ = ["Parsed", "Path", "Problem", "Problems", "Variant", "dotted", "load", "nearest", "parse", "read"]
@@ -44,6 +46,7 @@ def parse(data: bytes, file: str, into: type[T], variants: Mapping[type, Variant
     """
     root, source, complaints = compose(data)
     parsed: Parsed[T] = Parsed(file)
+    parsed.root = root
     walk = Walk(parsed, source, variants or {})
     try:
         for line, column, message in complaints:

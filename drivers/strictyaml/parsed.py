@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from drivers.strictyaml.text import Path, Problem, dotted
+from drivers.strictyaml.tree import Node
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -40,16 +41,16 @@ class Parsed(Generic[T]):
         self.problems: list[Problem] = []
         self.tainted: set[Path] = set()
         """Paths whose value is missing, out of bounds or a stand-in: nothing may be concluded from them."""
-        self.marks: dict[Path, tuple[int, int]] = {(): (0, 0)}
-        """Line and column, from 0, of every value in the file."""
+        self.root: Node | None = None
+        """The file itself, for the places of what is in it."""
         self.kept: dict[Path, list[int]] = {}
         """Lists that lost items in `mended`: the numbers, in the file, of those that stayed."""
 
     def mark(self, path: Path) -> tuple[int, int]:
         """Line and column (from 1) of the value at `path`, or of the nearest thing around it that is in the file."""
-        while path not in self.marks:
-            path = path[:-1]
-        line, column = self.marks[path]
+        if self.root is None:
+            return 1, 1
+        line, column, _ = self.root.tree.nearest(path)
         return line + 1, column + 1
 
     def line(self, path: Path) -> int:
@@ -66,7 +67,7 @@ class Parsed(Generic[T]):
 
     def given(self, path: Path) -> bool:
         """Whether the file has something at `path` (and no default took its place)."""
-        return path in self.marks
+        return self.root is not None and self.root.tree.nearest(path)[2]
 
     def sound(self, path: Path) -> bool:
         """Whether nothing at or below `path` is tainted."""

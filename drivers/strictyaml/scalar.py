@@ -15,7 +15,7 @@ from typing import Any
 from msgspec import inspect
 from msgspec.inspect import Type
 
-from drivers.strictyaml.text import Node
+from drivers.strictyaml.tree import Node
 
 _LONG = 400   # characters; no number anybody writes is longer, and patterns with two repeats take quadratic time
 HOLE: Any = object()

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from msgspec import inspect
 from msgspec.inspect import Type
 
 from drivers import SetupError
+from drivers.strictyaml.annotations import Annotations, Wanted
 from drivers.strictyaml.scalar import (
     HOLE,
     LISTS,
     NULLS,
-    SCALARS,
     bare,
     bounds,
     closest,
@@ -28,7 +28,8 @@ from drivers.strictyaml.scalar import (
     hint,
     nearest,
 )
-from drivers.strictyaml.text import Node, Path, Problem, Source, dotted, is_secret, show
+from drivers.strictyaml.text import Path, Problem, Source, dotted, is_secret, show
+from drivers.strictyaml.tree import Node
 
 if TYPE_CHECKING:
     from drivers.strictyaml.parsed import Parsed, Variant
@@ -49,6 +50,7 @@ class Walk:
         self.parsed = parsed
         self.source = source
         self.variants = variants
+        self.annotations = Annotations()
 
     def complain(self, path: Path, line: int, column: int, message: str) -> None:
         """Note a problem; line and column from 0. Raises Enough in the place of one too many."""
@@ -72,25 +74,21 @@ class Walk:
 
     def value(self, node: Node, kind: Type, path: Path) -> Any:
         """Read any node as any type."""
-        self.parsed.marks[path] = (node.line, node.column)
-        kind = bare(kind)
+        wanted = self.annotations.wanted(kind)
         if node.kind == "refused":
-            return self.stand_in(kind, path)
-        if isinstance(kind, inspect.AnyType):
+            return self.stand_in(wanted.kind, path)
+        if isinstance(wanted.kind, inspect.AnyType):
             return self.anything(node, path)
-        kinds = [bare(k) for k in kind.types] if isinstance(kind, inspect.UnionType) else [kind]
         empty = node.kind == "scalar" and node.plain and node.text in NULLS
-        if empty and any(isinstance(k, inspect.NoneType) for k in kinds):
+        if empty and wanted.optional:
             return None
-        kinds = [k for k in kinds if not isinstance(k, inspect.NoneType)]
-        wanted = {"scalar": SCALARS, "list": LISTS, "map": (inspect.StructType, inspect.DictType)}[node.kind]
-        fitting = [k for k in kinds if isinstance(k, wanted)]
+        fitting = wanted.fits[node.kind]
         if not fitting:
-            return self.misfit(node, kinds, path, empty)
+            return self.misfit(node, wanted.kinds, path, empty)
         if empty:
-            return self.bad(node, fitting[0], path, f"is empty: expected {expected(kinds)}")
+            return self.bad(node, fitting[0], path, f"is empty: expected {expected(wanted.kinds)}")
         if node.kind == "scalar":
-            return self.scalar(node, fitting, path)
+            return self.scalar(node, wanted, path)
         if node.kind == "list":
             return self.sequence(node, fitting[0], path)
         if isinstance(fitting[0], inspect.DictType):
@@ -118,17 +116,17 @@ class Walk:
             advice = "; begin each item with '- '"
         return self.bad(node, kind, path, f"{found}, expected {expected(kinds)}{advice}")
 
-    def scalar(self, node: Node, kinds: Sequence[Type], path: Path) -> Any:
+    def scalar(self, node: Node, wanted: Wanted, path: Path) -> Any:
         """Read a scalar as the first of the types that takes it."""
-        texts = [k for k in kinds if isinstance(k, inspect.StrType)]
-        free = bool(texts) and texts[0].pattern is None
-        wide = self.source.wide_in_text(node) if free else self.source.wide(node)
+        kinds = wanted.fits["scalar"]
+        wide = self.source.wide_in_text(node) if wanted.free else self.source.wide(node)
         if wide:
             for line, column, message in wide:
                 self.complain(path, line, column, message)
             return self.stand_in(kinds[0], path, node.text)
-        # text last: it would take everything
-        for kind in sorted(kinds, key=lambda k: isinstance(k, inspect.StrType)):
+        if wanted.known is not None and (known := wanted.known.get((node.text, node.plain), HOLE)) is not HOLE:
+            return known
+        for kind in wanted.scalars:
             value = convert(node, kind)
             if value is HOLE:
                 continue
@@ -137,6 +135,8 @@ class Walk:
                 found = "the value" if secret else show(node.text)
                 self.complain(path, node.line, node.column, f"found {found}, expected {complaint}")
                 self.parsed.tainted.add(path)
+            elif wanted.known is not None:
+                wanted.known[node.text, node.plain] = value
             return value
         return self.bad(node, kinds[0], path,
                         f"found {show(node.text)}, expected {expected(kinds)}{hint(node, kinds[0])}")
@@ -144,7 +144,7 @@ class Walk:
     def sequence(self, node: Node, kind: Any, path: Path) -> Any:
         """Read a list."""
         fixed = isinstance(kind, inspect.TupleType)
-        count = len(node.items)
+        count = len(node)
         if fixed and count != len(kind.item_types):
             return self.bad(node, kind, path, f"found {count} items, expected {len(kind.item_types)}")
         if not fixed:
@@ -167,31 +167,32 @@ class Walk:
     def dictionary(self, node: Node, kind: inspect.DictType, path: Path) -> Any:
         """Read a mapping with free keys."""
         result: dict[Any, Any] = {}
-        for key, value_node in node.pairs:
+        pairs = node.pairs
+        for key, value_node in pairs:
             below = (*path, key.text)
-            name = self.scalar(key, [bare(kind.key_type)], below)
+            name = self.scalar(key, self.annotations.wanted(kind.key_type), below)
             value = self.value(value_node, kind.value_type, below)
             if value is not HOLE:
                 result[name] = value
         low, high = kind.min_length or 0, kind.max_length
-        if len(node.pairs) < low or (high is not None and len(node.pairs) > high):
-            limit = f"at least {low}" if len(node.pairs) < low else f"at most {high}"
-            self.complain(path, node.line, node.column, f"found {len(node.pairs)} keys, expected {limit}")
+        if len(pairs) < low or (high is not None and len(pairs) > high):
+            limit = f"at least {low}" if len(pairs) < low else f"at most {high}"
+            self.complain(path, node.line, node.column, f"found {len(pairs)} keys, expected {limit}")
             self.parsed.tainted.add(path)
         return result
 
     def struct(self, node: Node, kind: inspect.StructType, path: Path) -> Any:
         """Read a mapping whose keys are fields."""
         kind, open_keys = self.variant(node, kind, path)
-        fields = {f.encode_name: f for f in kind.fields}
+        fields = self.annotations.fields(kind)
         given: dict[str, Any] = {}
         holes = False
-        words = {k.text for k, _ in node.pairs}
-        for key, value_node in node.pairs:
+        pairs = node.pairs
+        for key, value_node in pairs:
             below = (*path, key.text)
             if key.text not in fields:
                 if key.text != kind.tag_field and not open_keys:
-                    self.unknown_key(key, fields, words, path)
+                    self.unknown_key(key, fields, {k.text for k, _ in pairs}, path)
                 continue
             f = fields[key.text]
             value = self.value(value_node, f.type, below)
@@ -280,6 +281,9 @@ class Walk:
 
 def _tagged(kinds: list[Any], node: Node) -> inspect.StructType:
     """Of several structs take the one whose tag the mapping carries."""
+    if len(kinds) == 1:
+        only: inspect.StructType = kinds[0]
+        return only
     given = {k.text: v.text for k, v in node.pairs}
     for kind in kinds:
         if isinstance(kind, inspect.StructType) and kind.tag_field and given.get(kind.tag_field) == str(kind.tag):
