@@ -148,6 +148,10 @@ class PointInfo(Struct, frozen=True):
     """The value at which nothing happening looks like nothing changing (0 mm rain, contact closed)."""
     counter: bool = False
     """Only ever grows, but may wrap or restart at zero."""
+    wrap: float | None = None
+    """A counter begins again at 0 after this much, in `unit`; None = not known (`drivers.counter.grew`)."""
+    resets: Literal["power_loss", "command", "never"] = "power_loss"
+    """What else makes a counter begin again at 0."""
     warm_up_s: float = 0.0
     model: str = ""
 

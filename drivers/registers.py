@@ -2,7 +2,7 @@
 
 Owns: how raw numbers lie in the registers of one block, and what one count is worth. Promises: pure functions of
 their arguments; formats are compiled once per block; a scaled value is the double nearest to the exact decimal
-(1441 × 0.1 is 144.1). Never: knows units, meanings, devices or time.
+(1441 × 0.1 is 144.1); BCD with a digit beyond 9 is NaN. Never: knows units, meanings, devices or time.
 
 Registers travel high byte first (Modbus Application Protocol V1.1b3, 4.2); the order of the *words* of a wider number
 is the maker's choice, written as datasheets write it: ABCD, CDAB, BADC, DCBA.
@@ -15,23 +15,34 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from itertools import pairwise
-from math import gcd
+from math import gcd, nan
 from operator import itemgetter
 from typing import Any, Literal
 
 from msgspec import Struct
 
-Kind = Literal["u16", "s16", "u32", "s32", "u64", "s64", "f32", "f64", "bit"]
+Kind = Literal["u8", "s8", "u16", "s16", "u32", "s32", "u64", "s64", "f16", "f32", "f64",
+               "bcd16", "bcd32", "bcd64", "sm16", "sm32", "sm64", "bit"]
 Order = Literal["ABCD", "CDAB", "BADC", "DCBA"]
 
-_CODES = {"u16": "H", "s16": "h", "u32": "I", "s32": "i", "u64": "Q", "s64": "q", "f32": "f", "f64": "d"}
-_WORDS = {"u16": 1, "s16": 1, "u32": 2, "s32": 2, "u64": 4, "s64": 4, "f32": 2, "f64": 4, "bit": 1}
-FLOATS = frozenset({"f32", "f64"})
+_CODES = {"u8": "B", "s8": "b", "u16": "H", "s16": "h", "u32": "I", "s32": "i", "u64": "Q", "s64": "q",
+          "f16": "e", "f32": "f", "f64": "d", "bcd16": "H", "bcd32": "I", "bcd64": "Q",
+          "sm16": "H", "sm32": "I", "sm64": "Q"}
+FLOATS = frozenset({"f16", "f32", "f64"})
+BCD = frozenset({"bcd16", "bcd32", "bcd64"})
+SIGNED = frozenset({"s16", "s32", "s64"})
+"""Whose bits are a signed number too."""
+_SLICED = SIGNED | {"u8", "u16", "u32", "u64"}
+
+
+def size(kind: Kind) -> int:
+    """Return how many bits a number of this kind has."""
+    return 1 if kind == "bit" else int(kind.lstrip("abcdfmsu"))
 
 
 def width(kind: Kind) -> int:
     """Return how many registers a number of this kind fills (a coil counts as one)."""
-    return _WORDS[kind]
+    return (size(kind) + 15) // 16
 
 
 class Field(Struct, frozen=True):
@@ -42,17 +53,91 @@ class Field(Struct, frozen=True):
     kind: Kind = "u16"
     order: Order = "ABCD"
     bits: tuple[int, int] | None = None
-    """(lowest bit, how many) of an unsigned number; None = all of it."""
+    """(lowest bit, how many) of an integer; None = all of it. Of a signed one the highest of them is the sign."""
+    byte: Literal["high", "low"] | None = None
+    """Which half of the register an 8-bit number is."""
+
+
+def misfit(field: Field) -> str:
+    """Say why there is no such number in registers; "" when there is. Where it lies is not looked at."""
+    if field.kind == "bit":
+        return "a coil does not lie in a register: use Coils"
+    if (field.byte is None) == (field.kind in ("u8", "s8")):
+        return f"{field.kind} with byte {field.byte}: an 8-bit number is the high or the low byte, any other has none"
+    if field.bits and field.kind not in _SLICED:
+        return f"bits of {field.kind}: only u8, u16 to u64 and s16 to s64 have them"
+    if field.bits and (min(field.bits) < 0 or not field.bits[1] or sum(field.bits) > size(field.kind)):
+        return f"bits {list(field.bits)} (lowest, how many) do not fit in {field.kind}"
+    return ""
 
 
 def _places(field: Field) -> list[int]:
     """Return byte positions in the block, most significant byte of the number first."""
+    if field.byte:
+        return [2 * field.at + (field.byte == "low")]
     words = [[2 * (field.at + n), 2 * (field.at + n) + 1] for n in range(width(field.kind))]
     if field.order in ("CDAB", "DCBA"):
         words.reverse()
     if field.order in ("BADC", "DCBA"):
         words = [word[::-1] for word in words]
     return [place for word in words for place in word]
+
+
+def _code(field: Field) -> str:
+    """Return the struct code; the number whose bits are wanted is read without its sign."""
+    code = _CODES[field.kind]
+    return code.upper() if field.bits else code
+
+
+def _from_bcd(number: int) -> float:
+    """Return the decimal number; not a number where a digit is beyond 9."""
+    text = f"{number:x}"
+    return int(text) if text.isdecimal() else nan
+
+
+def _reading(field: Field) -> Callable[[int], float] | None:
+    """Return what is still to be done to a number as struct gives it, None for nothing."""
+    if field.bits:
+        low, mask = field.bits[0], (1 << field.bits[1]) - 1
+        if field.kind in SIGNED:
+            sign = 1 << field.bits[1] - 1
+            return lambda number: ((number >> low & mask) ^ sign) - sign
+        return lambda number: number >> low & mask
+    if field.kind in BCD:
+        return _from_bcd
+    if field.kind.startswith("sm"):
+        top = 1 << size(field.kind) - 1
+        return lambda number: number if number < top else top - number
+    return None
+
+
+def _writing(field: Field, number: float, old: int) -> float:
+    """Return what struct is to write for a raw number, `old` standing there now.
+
+    Raises:
+        ValueError: it does not fit.
+    """
+    kind = field.kind
+    if kind not in FLOATS and number != int(number):
+        raise ValueError(f"{number} does not fit in {kind}: it is no whole number")
+    if field.bits:
+        low, many = field.bits
+        least, most = (-(1 << many - 1), (1 << many - 1) - 1) if kind in SIGNED else (0, (1 << many) - 1)
+        if not least <= number <= most:
+            raise ValueError(f"{number} does not fit in {many} bits of {kind}: {least} to {most}")
+        mask = (1 << many) - 1
+        return old & ~(mask << low) | (int(number) & mask) << low
+    if kind in BCD:
+        digits = size(kind) // 4
+        if not 0 <= number < 10 ** digits:
+            raise ValueError(f"{number} does not fit in {kind}: {digits} decimal digits")
+        return int(str(int(number)), 16)
+    if kind.startswith("sm"):
+        top = 1 << size(kind) - 1
+        if not -top < number < top:
+            raise ValueError(f"{number} does not fit in {kind}: {1 - top} to {top - 1}")
+        return int(number) if number >= 0 else top - int(number)
+    return number if kind in FLOATS else int(number)
 
 
 class Layout:
@@ -67,27 +152,21 @@ class Layout:
         self.fields = tuple(fields)
         self.registers = registers
         for field in self.fields:
-            size = width(field.kind)
-            if field.at < 0 or field.at + size > registers:
+            if why := misfit(field):
+                raise ValueError(why)
+            if field.at < 0 or field.at + width(field.kind) > registers:
                 raise ValueError(f"{field.kind} at register {field.at} reaches beyond a block of {registers}")
-            if field.kind == "bit":
-                raise ValueError("a coil does not lie in a register: use Coils")
-            if field.bits and (min(field.bits) < 0 or not field.bits[1] or sum(field.bits) > 16 * size):
-                raise ValueError(f"bits {field.bits} do not fit in {field.kind}")
-            if field.bits and field.kind[0] != "u":
-                raise ValueError(f"bits of {field.kind}: only unsigned numbers have them")
         places = [place for field in self.fields for place in _places(field)]
-        codes = "".join(_CODES[field.kind] for field in self.fields)
-        self._packed = struct.Struct(">" + codes)
-        self._cuts = [(n, low, (1 << many) - 1) for n, field in enumerate(self.fields) if field.bits
-                        for low, many in [field.bits]]
+        self._packed = struct.Struct(">" + "".join(_code(field) for field in self.fields))
+        self._rest = [(n, read) for n, field in enumerate(self.fields) for read in [_reading(field)] if read]
         self._pick: Callable[[bytes], tuple[int, ...]] | None = None
         if all(a < b for a, b in pairwise(places)):
             # In order and big-endian: read in place, skipping what lies between.
             text, end = ">", 0
             for field in self.fields:
-                text += f"{2 * field.at - end}x{_CODES[field.kind]}"
-                end = 2 * (field.at + width(field.kind))
+                mine = _places(field)
+                text += f"{mine[0] - end}x{_code(field)}"
+                end = mine[-1] + 1
             self._format = struct.Struct(text)
         else:
             # Swapped or shared words: one gather brings the bytes into order first.
@@ -101,29 +180,24 @@ class Layout:
             raw = self._format.unpack_from(data, start)
         else:
             raw = self._format.unpack(bytes(self._pick(data[start:] if start else data)))
-        if self._cuts:
+        if self._rest:
             numbers = list(raw)
-            for n, low, mask in self._cuts:
-                numbers[n] = numbers[n] >> low & mask
+            for n, read in self._rest:
+                numbers[n] = read(numbers[n])
             return tuple(numbers)
         return raw
 
     def pack(self, raw: Sequence[float], into: bytearray, start: int = 0) -> None:
-        """Write raw numbers into the bytes of a block; bits beside a bit field stay as they are.
+        """Write raw numbers into the bytes of a block; what lies beside them stays as it is.
 
         Raises:
             ValueError: a number does not fit its field.
         """
         for field, number in zip(self.fields, raw, strict=True):
             places = [start + place for place in _places(field)]
-            if field.bits:
-                low, many = field.bits
-                if not 0 <= number < 1 << many:
-                    raise ValueError(f"{number} does not fit in {many} bits")
-                old = int.from_bytes(bytes(into[place] for place in places), "big")
-                number = old & ~(((1 << many) - 1) << low) | int(number) << low
             try:
-                packed = struct.pack(">" + _CODES[field.kind], number)
+                told = _writing(field, number, int.from_bytes(bytes(into[place] for place in places), "big"))
+                packed = struct.pack(">" + _code(field), told)
             except (struct.error, OverflowError) as error:
                 raise ValueError(f"{number} does not fit in {field.kind}: {error}") from error
             for place, byte in zip(places, packed, strict=True):
@@ -177,14 +251,16 @@ class Scale(Struct, frozen=True):
         return float((Fraction(value) * self.div - self.add) / self.mul)
 
 
-def scale(factor: float = 1.0, offset: float = 0.0, decimals: int = 0) -> Scale:
-    """Make the Scale for value = raw × factor × 10^-decimals + offset, with the decimals as they were written.
+def scale(factor: float = 1.0, offset: float = 0.0, decimals: int = 0, *more: float) -> Scale:
+    """Make the Scale for value = raw × factor × 10^-decimals × more + offset, with the decimals as they were written.
 
     Raises:
         ValueError: a factor of zero, or not a finite number.
     """
     try:
         one = Fraction(Decimal(repr(factor))) / 10 ** decimals
+        for another in more:
+            one *= Fraction(Decimal(repr(another)))
         zero = Fraction(Decimal(repr(offset)))
     except (ValueError, OverflowError) as error:
         raise ValueError(f"scale {factor} and offset {offset} must be finite numbers") from error

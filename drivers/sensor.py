@@ -9,32 +9,37 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from drivers import Beyond, Id, Note, PointInfo
+from drivers.identify import Identify
 from drivers.planner import Span
-from drivers.registers import Kind, Order, width
+from drivers.registers import Kind, Order, scale, width
+from drivers.sheet import (
+    Age,
+    AllZero,
+    Bits,
+    Counter,
+    Decimals,
+    Helper,
+    Hex,
+    Line,
+    Name,
+    Parameter,
+    Part,
+    Register,
+    ScaleCode,
+    Status,
+    Text,
+    Title,
+    Trouble,
+    UnitCode,
+    WriteRule,
+)
+from drivers.transform import Transform, VibratingWire, limits
 
-Register = Annotated[int, Meta(ge=0, le=65535, description="0-based, as it travels on the wire")]
-Bits = Annotated[tuple[Annotated[int, Meta(ge=0, le=63)], Annotated[int, Meta(ge=1, le=64)]],
-                 Meta(description="lowest bit, how many")]
-Word = Literal["ok", "warm_up", "no_data", "sensor_fault", "over_range", "under_range"]
-Line = Annotated[str, Meta(min_length=1, max_length=200)]
-Hex = Annotated[str, Meta(pattern=r"^([0-9A-Fa-f]{2} ?)+$", description="bytes as hex, e.g. 02 03 00 00")]
 
-
-class _Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Every section of the file: frozen, and a key nobody reads is an error."""
-
-
-class Title(_Part, frozen=True, kw_only=True):
-    """What people call the model."""
-
-    zh: Line
-    en: Line
-
-
-class Serial(_Part, frozen=True, kw_only=True):
+class Serial(Part, frozen=True, kw_only=True):
     """How characters travel; 8 data bits always, as Modbus RTU demands."""
 
     baud: Literal[1200, 2400, 4800, 9600, 14400, 19200, 38400, 57600, 115200] = 9600
@@ -42,32 +47,7 @@ class Serial(_Part, frozen=True, kw_only=True):
     stop_bits: Literal[1, 2] = 1
 
 
-class Decimals(_Part, frozen=True, kw_only=True):
-    """How many decimals the value has, told by bits of another register."""
-
-    register: Register
-    bits: Bits = (0, 16)
-    map: Mapping[int, Annotated[int, Meta(ge=0, le=9)]] = {}
-    """Bits → decimals; empty = the bits are the number. A code not in the map makes the value no_data."""
-
-
-class UnitCode(_Part, frozen=True, kw_only=True):
-    """The unit the instrument is set to, told by bits of another register: anything else is a unit_mismatch."""
-
-    register: Register
-    bits: Bits = (0, 16)
-    equals: int
-
-
-class Status(_Part, frozen=True, kw_only=True):
-    """What the instrument says of itself, in bits of another register. A word not listed is a sensor_fault."""
-
-    register: Register
-    bits: Bits = (0, 16)
-    words: Mapping[int, Word]
-
-
-class Point(_Part, frozen=True, kw_only=True):
+class Point(Part, frozen=True, kw_only=True):
     """One quantity the sensor gives."""
 
     id: Id
@@ -75,10 +55,15 @@ class Point(_Part, frozen=True, kw_only=True):
     function: Literal[1, 2, 3, 4] = 3
     type: Kind = "u16"
     order: Order = "ABCD"
+    byte: Literal["high", "low"] | None = None
+    """Which half of the register a u8 or s8 is."""
     bits: Bits | None = None
+    """Of an s16, s32 or s64 the highest of these bits is the sign."""
     scale: float = 1.0
     """value = raw × scale + offset"""
     offset: float = 0.0
+    transform: Transform | None = None
+    """What becomes of that value: a named formula with its parameters."""
     unit: Line
     resolution: Annotated[float, Meta(gt=0)]
     range: tuple[float, float] | None = None
@@ -88,72 +73,88 @@ class Point(_Part, frozen=True, kw_only=True):
     rest: float | None = None
     no_data: tuple[int | float, ...] = ()
     """Raw numbers (as the type reads them) that mean there is no value."""
-    counter: bool = False
+    errors: Mapping[int, Trouble] = {}
+    """Raw number (as the type reads it) → what it means instead of a value."""
+    counter: bool | Counter = False
+    """Only ever grows; `true` = may begin again at 0 after a power cut."""
     decimals: Decimals | None = None
+    scale_code: ScaleCode | None = None
     unit_code: UnitCode | None = None
     status: Status | None = None
+    age: Age | None = None
+    all_zero: AllZero | None = None
+    write: WriteRule | None = None
+
+    @property
+    def helpers(self) -> tuple[Helper | None, ...]:
+        """Return the registers that say something about this one, in the order decimals, scale, unit, status, age."""
+        return self.decimals, self.scale_code, self.unit_code, self.status, self.age
 
     def span(self) -> Span:
         """Return all this point needs, its helpers included: they are only true of the same moment."""
-        helpers = [h.register for h in (self.decimals, self.unit_code, self.status) if h]
-        first = min([self.register, *helpers])
-        end = max([self.register + width(self.type), *(register + 1 for register in helpers)])
+        parts = [(self.register, width(self.type)), *((helper.register, 1) for helper in self.helpers if helper)]
+        if self.all_zero:
+            parts.append((self.all_zero.register, self.all_zero.count))
+        if isinstance(self.transform, VibratingWire) and (warmth := self.transform.temperature):
+            parts.append((warmth.register, width(warmth.type)))
+        first, end = min(at for at, _ in parts), max(at + size for at, size in parts)
         return Span(self.function, first, end - first)
 
-    def info(self, template: Template) -> PointInfo:
-        """Return what judgement and inventory need to know."""
-        low, high = self.range or (None, None)
+    def info(self, template: Template, given: Mapping[str, float] = {}) -> PointInfo:
+        """Return what judgement and inventory need to know.
+
+        Args:
+            template: whose point it is.
+            given: this device's parameters: the range of a current loop may depend on them.
+        """
+        ends = self.range or (limits(self.transform, template.known(given)) if self.transform else None)
+        low, high = ends or (None, None)
+        counter = self.counter if isinstance(self.counter, Counter) else Counter()
         return PointInfo(unit=self.unit, resolution=self.resolution, low=low, high=high, beyond_low=self.beyond_low,
-                         beyond_high=self.beyond_high, rest=self.rest, counter=self.counter,
-                         warm_up_s=template.warm_up_s, model=template.model)
+                         beyond_high=self.beyond_high, rest=self.rest, counter=bool(self.counter),
+                         wrap=scale(self.scale).up(counter.wrap) if self.counter and counter.wrap else None,
+                         resets=counter.resets, warm_up_s=template.warm_up_s, model=template.model)
 
 
-class Check(_Part, frozen=True, kw_only=True):
-    """One register that must hold one of these."""
+class Step(Part, frozen=True, kw_only=True):
+    """One write of giving an address."""
 
-    register: Register
-    bits: Bits = (0, 16)
-    among: Annotated[tuple[int, ...], Meta(min_length=1)]
-
-
-class Identify(_Part, frozen=True, kw_only=True):
-    """Is it this model? One read, and what its registers must hold. Reads only, so it may be tried on anything."""
-
-    function: Literal[3, 4] = 3
-    register: Register
-    count: Annotated[int, Meta(ge=1, le=125)]
-    checks: tuple[Check, ...] = ()
-
-    def matches(self, data: bytes) -> bool:
-        """Whether the registers of that read (2 × count bytes) look like this model."""
-        return len(data) == 2 * self.count and all(
-            int.from_bytes(data[at:at + 2], "big") >> c.bits[0] & (1 << c.bits[1]) - 1 in c.among
-            for c in self.checks for at in [2 * (c.register - self.register)])
-
-
-class Write(_Part, frozen=True, kw_only=True):
-    """One step of giving an address."""
-
-    function: Literal[6, 16] = 6
+    function: Literal[5, 6, 16] = 6
     register: Register
     value: int | Literal["address"]
     """A number, or the new address."""
     broadcast: bool = False
     """Sent to unit 0: every sensor on the wire would take it, so this one must be alone there."""
+    pause_ms: Annotated[float, Meta(ge=0, le=60000)] = 0.0
+    """Rest after this step."""
 
 
-class Example(_Part, frozen=True, kw_only=True):
+class Action(Part, frozen=True, kw_only=True):
+    """A whole frame for what is no legal Modbus write, with CRC, as sent to the factory address."""
+
+    id: Id
+    title: Title | None = None
+    request: Hex
+    answer: Hex | None = None
+    """What comes back when it was understood; none = not known, or nothing."""
+    source: Line
+
+
+class Example(Part, frozen=True, kw_only=True):
     """One request and answer, whole RTU frames with CRC, and what they mean."""
 
     request: Hex
     answer: Hex
-    values: Mapping[str, float | None]
+    values: Mapping[str, float | None] = {}
     notes: Mapping[str, Note] = {}
+    texts: Mapping[str, str] = {}
+    parameters: Mapping[Name, float] = {}
+    """Of the instrument the frames come from."""
     source: Line
     """Where the frames were published or captured; `computed` needs an oracle that does not use this codec."""
 
 
-class Template(_Part, frozen=True, kw_only=True):
+class Template(Part, frozen=True, kw_only=True):
     """The model. Its name is its file's name."""
 
     model: str = ""
@@ -168,13 +169,22 @@ class Template(_Part, frozen=True, kw_only=True):
     min_gap_ms: Annotated[float, Meta(ge=0, le=60000)] = 0.0
     """Rest the device wants between its last answer and the next request."""
     warm_up_s: Annotated[float, Meta(ge=0, le=86400)] = 0.0
+    """From power-on to the first true measurement."""
+    settle_reads: Annotated[int, Meta(ge=0, le=100)] = 0
+    """First answers after power-on to throw away, where the sensor's power is switched."""
     max_registers: Annotated[int, Meta(ge=1, le=125)] = 125
     contiguous: bool = True
     """False: the device wants each point asked for alone."""
-    points: Annotated[tuple[Point, ...], Meta(min_length=1)]
+    traps: tuple[Title, ...] = ()
+    """What an installer should know before cursing."""
+    parameters: Mapping[Name, Parameter] = {}
+    points: tuple[Point, ...]
+    """[] only where there is nothing to read: a siren has `actions`."""
+    texts: tuple[Text, ...] = ()
     identify: Identify | None = None
-    set_address: tuple[Write, ...] = ()
-    examples: Annotated[tuple[Example, ...], Meta(min_length=1)]
+    set_address: tuple[Step, ...] = ()
+    actions: tuple[Action, ...] = ()
+    examples: tuple[Example, ...]
 
     def point(self, name: str) -> Point:
         """Return the point called `name`; raises KeyError."""
@@ -182,3 +192,17 @@ class Template(_Part, frozen=True, kw_only=True):
             if point.id == name:
                 return point
         raise KeyError(name)
+
+    def known(self, given: Mapping[str, float]) -> dict[str, float]:
+        """Return the parameters of one instrument: the given ones, and the defaults of the rest."""
+        return {**{name: p.default for name, p in self.parameters.items() if p.default is not None}, **given}
+
+    def sample(self) -> dict[str, float]:
+        """Return parameters of a made-up instrument, for a simulator: those of the examples, else the defaults."""
+        return self.known({name: value for example in reversed(self.examples)
+                           for name, value in example.parameters.items()})
+
+    @property
+    def alone(self) -> bool:
+        """Whether giving it an address needs all other devices off the wire."""
+        return any(step.broadcast for step in self.set_address)

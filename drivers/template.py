@@ -8,6 +8,7 @@ and the simulator use. Never: opens hardware, evaluates expressions; a template 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -68,9 +69,9 @@ def _loaded(path: Path, _changed_ns: int) -> Template:
         raise SetupError(f"sensor model {path.stem!r} is broken: {problems}") from problems
 
 
-def infos(template: Template) -> dict[str, PointInfo]:
-    """Point → PointInfo for all points of a model."""
-    return {point.id: point.info(template) for point in template.points}
+def infos(template: Template, given: Mapping[str, float] = {}) -> dict[str, PointInfo]:
+    """Point → PointInfo for all points of a model; `given` are the parameters of one device."""
+    return {point.id: point.info(template, given) for point in template.points}
 
 
 def schema() -> dict[str, Any]:

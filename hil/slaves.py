@@ -21,7 +21,8 @@ from typing import Literal, Protocol, Self, get_args
 from msgspec import Struct
 
 from drivers.exchange import MBAP, checked, sound
-from drivers.reader import Reader, carried, image, write
+from drivers.imitation import image, write
+from drivers.reader import Reader, carried
 from drivers.sensor import Template
 from hil.bus import Reply
 
@@ -61,6 +62,7 @@ class Slave:
         """The code sent under the fault ``exception``."""
         self.fault: Fault = ""
         self._lock = threading.Lock()
+        self._parameters = template.sample()
         self._images: dict[int, bytearray] = {
             function: image(template, function) for function in {p.function for p in template.points}}
         self._readers: dict[tuple[int, int, int], Reader | None] = {}
@@ -71,7 +73,7 @@ class Slave:
         """Let the registers say `value` (the nearest count), or the point's no-data mark for None."""
         wanted = self.template.point(point)
         with self._lock:
-            write(wanted, value, self._images[wanted.function])
+            write(wanted, value, self._images[wanted.function], self._parameters)
 
     def set_register(self, function: int, register: int, word: int) -> None:
         """Write one register as it is, e.g. a status word."""
@@ -112,7 +114,7 @@ class Slave:
         key = struct.unpack(">BHH", request)
         if key not in self._readers:
             points = carried(self.template, *key)
-            self._readers[key] = Reader(points, *key) if points else None
+            self._readers[key] = Reader(points, *key, self._parameters) if points else None
         reader = self._readers[key]
         return dict(zip(reader.points, reader.decode(answer, 2)[0], strict=True)) if reader else {}
 

@@ -31,9 +31,11 @@ CONCRETE = {"gateway.judgement.pipeline", "gateway.journal.journal", "gateway.up
             "gateway.supervisor", "gateway.corridor", "gateway.detector"}
 """Only `gateway.app` puts these together."""
 CODEC = {"drivers.template", "drivers.sensor", "drivers.reader", "drivers.registers", "drivers.exchange",
-         "drivers.planner"}
+         "drivers.planner", "drivers.sheet", "drivers.identify", "drivers.transform", "drivers.imitation",
+         "drivers.writing"}
 """What the rig may share with the product: the meaning of bytes and of time on a line, never a port."""
-PURE = ("gateway.judgement", "gateway.model", "drivers.planner", "drivers.registers", "drivers.payload")
+PURE = ("gateway.judgement", "gateway.model", "drivers.planner", "drivers.registers", "drivers.transform",
+        "drivers.counter", "drivers.payload")
 PURE_MAY = {"__future__", "abc", "bisect", "collections", "dataclasses", "decimal", "enum", "fractions", "functools",
             "heapq", "itertools", "math", "operator", "re", "string", "struct", "types", "typing", "zlib",
             "numpy", "msgspec", "drivers", "gateway"}
@@ -109,7 +111,7 @@ def test_tests_are_imported_by_nobody():
 
 
 def test_rooms_meet_only_through_the_vocabulary():
-    shared = {"gateway.model", "gateway.config", "drivers"}
+    shared = {"gateway.model", "gateway.config", "drivers", "drivers.counter"}
 
     def trespass(module: str, name: str) -> bool:
         room = next((room for room in ROOMS if within(module, (room,))), None)

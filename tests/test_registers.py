@@ -100,7 +100,9 @@ def test_offset_and_scale_round_once():
 @pytest.mark.parametrize(("call", "text"), [
     (lambda: Layout([Field(3, "u32")], 4), "beyond a block of 4"),
     (lambda: Layout([Field(0, bits=(12, 5))], 1), "do not fit"),
-    (lambda: Layout([Field(0, "s16", bits=(0, 4))], 1), "only unsigned"),
+    (lambda: Layout([Field(0, "f32", bits=(0, 4))], 2), "bits of f32"),
+    (lambda: Layout([Field(0, "u8")], 1), "high or the low byte"),
+    (lambda: Layout([Field(0, "u16", byte="low")], 1), "any other has none"),
     (lambda: Layout([Field(0, "bit")], 1), "use Coils"),
     (lambda: Coils([Field(8, "bit")], 8), "coil 8"),
     (lambda: scale(0.0), "loses the reading"),

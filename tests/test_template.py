@@ -7,8 +7,9 @@ import pytest
 
 from drivers import Note, SetupError
 from drivers.exchange import checked
-from drivers.reader import Reader, image, write
-from drivers.sensor import Identify
+from drivers.identify import Identify
+from drivers.imitation import image, write
+from drivers.reader import Reader
 from drivers.strictyaml import Problems
 from drivers.template import find, load, names
 
@@ -54,7 +55,7 @@ def test_a_good_template_loads_and_is_called_by_its_file(save):
     ("ANSWER", "01 03 08 00 00 00 02 00 01 00 7D 00 00", "examples[0].answer", "its CRC should be"),
     ("source: computed", "source: computed, notes: {level: warm_up}", "examples[0].notes", "no note"),
     ("type: s16", "type: bit", "points[0].type", "gives registers"),
-    ("type: s16", "type: s16, bits: [0, 4]", "points[0].bits", "do not fit"),
+    ("type: s16", "type: s16, bits: [12, 5]", "points[0].bits", "do not fit"),
     ("resolution: 1,", "resolution: 1, scale: 0,", "points[0].scale", "not 0"),
     ("[0, 5000]", "[5000, 0]", "points[0].range", "low below high"),
     ("no_data: [-32768]", "no_data: [0.5]", "points[0].no_data", "whole raw numbers"),
