@@ -34,6 +34,7 @@ from gateway.judgement.detect.anomaly import Anomaly
 from gateway.judgement.pipeline import Pipeline
 from gateway.model import Command, Event, Row
 from gateway.outputs import Outputs
+from gateway.polls import polls as polls_of
 from gateway.supervisor import Supervisor
 from gateway.uplink.profiles.default import Default
 from gateway.uplink.uplink import Sources, Uplink
@@ -51,8 +52,6 @@ WRITER_PATIENCE_S = 300.0
 """A disk may stall for minutes; nothing else waits for it."""
 UPLINK_PATIENCE_S = 60.0
 """Name look-up, connect and TLS hand-shake, each bounded, one after another."""
-BUTTON_POLL_S = 5.0
-"""Presses arrive as edges; this only notices one that was missed."""
 EX_CONFIG = 78
 """sysexits.h: something was wrong with the configuration."""
 
@@ -88,7 +87,7 @@ class Box:
         opened = {o.id: partial(open_relay, ports[o.wire], o.pin, o.active) for o in config.outputs}
         self.outputs = Outputs(config.outputs, _try_all(opened), clock.now, reopen=lambda output: opened[output]())
         self.inbox = Inbox()
-        polls = _polls(config)
+        polls = polls_of(config)
         self.drivers = {wire.id: found[wire.id](wire, {d: polls[d] for d in described[wire.id] if d in polls},
                                                 library, clock.now) for wire in config.wires}
         details = self.pipeline.infos()
@@ -254,19 +253,6 @@ class Box:
         self.corridor.command(command, lambda reply: answers.append(
             {"ok": reply.ok, "text_zh": reply.text_zh, "text_en": reply.text_en}))
         return lambda: answers[0] if answers else None
-
-
-def _polls(config: Config) -> Mapping[str, Mapping[str, float]]:
-    """What to read and how often: device → point → poll_s, from the objects' points and the buttons."""
-    polls: dict[str, dict[str, float]] = {}
-    for button in config.buttons:
-        device, name = button.read.split(".")
-        polls.setdefault(device, {})[name] = BUTTON_POLL_S
-    for watched in config.objects:
-        for point in watched.points:
-            device, name = point.read.split(".")
-            polls.setdefault(device, {})[name] = point.poll_s
-    return polls
 
 
 def _try_all(opened: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:

@@ -97,13 +97,27 @@ def run(config: Annotated[Path, typer.Argument(help="the site's gateway.yaml")])
 @cli.command()
 def check(config: Annotated[Path, typer.Argument(help="the file to check")]) -> None:
     """Print every error of a configuration at once; exit 1 if there is one."""
-    problems = site.check(config)
+    problems = site.check(config) or site.plan(config)[1]
     for problem in problems:
         typer.echo(str(problem), err=True)
     if problems:
         typer.echo(f"{config}: {len(problems)} error{'s' * (len(problems) > 1)}", err=True)
         raise typer.Exit(1)
     typer.echo(f"{config}: all good")
+
+
+@cli.command("plan")
+def show_plan(
+    config: Annotated[Path, typer.Argument(help="the site's gateway.yaml")],
+    lang: Lang = "zh",
+    as_json: Annotated[bool, typer.Option("--json", help="all figures, for machines")] = False,
+) -> None:
+    """Reckon requests and load of each wire, megabytes a month, flash writes a day; exit 1 above 80 % of any."""
+    from gateway.plan.text import document, lines
+
+    budget, problems = site.plan(config)
+    typer.echo(document(budget) if as_json else "\n".join(lines(budget, lang)))
+    raise typer.Exit(1 if problems else 0)
 
 
 @cli.command()

@@ -32,6 +32,8 @@ class Gateway(_Part, frozen=True, kw_only=True):
     id: Id
     name: Text
     root: Annotated[str, Meta(pattern=r"^[^+#/\s][^+#\s]*$", description="MQTT topic root")] = "mingluo"
+    sim_mb_month: Annotated[float, Meta(gt=0)] | None = None
+    """What the SIM card carries in a month, all platforms together; 1 MB = 10^6 bytes. Only `plan` and `check` ask."""
 
 
 class Report(_Part, frozen=True, kw_only=True):
@@ -185,6 +187,8 @@ class Platform(_Part, frozen=True, kw_only=True):
     tls: Tls | None = None
     keepalive_s: Annotated[int, Meta(ge=5, le=3600)] = 30
     warn_every_s: Annotated[float, Meta(ge=1, le=3600)] = 60.0
+    diag_every_s: Annotated[float, Meta(ge=10, le=86400)] = 60.0
+    """The whole of `status`: on a metered SIM the dearest of all messages."""
     backlog_messages_per_s: Annotated[float, Meta(gt=0, le=1000)] = 20.0
 
 
@@ -195,6 +199,8 @@ class Journal(_Part, frozen=True, kw_only=True):
     staging: str = "/run/mingluo/staging"
     commit_s: Annotated[float, Meta(ge=0.1, le=60)] = 10.0
     max_bytes: Annotated[int, Meta(ge=1 << 20)] = 1 << 30
+    flash_mb_day: Annotated[float, Meta(gt=0)] = 100.0
+    """What may be written to the card in a day for it to last; 1 MB = 10^6 bytes. Only `plan` and `check` ask."""
 
 
 class Control(_Part, frozen=True, kw_only=True):

@@ -10,11 +10,15 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import drivers
 from drivers import Library, SetupError, Wire, strictyaml
 from gateway import checks
 from gateway.config import Config, Platform
+
+if TYPE_CHECKING:
+    from gateway.plan import Budget
 
 VARIANTS: dict[type, strictyaml.Variant] = {
     Wire: strictyaml.Variant("driver", lambda name: drivers.find(name).Wire, drivers.names)}
@@ -53,6 +57,23 @@ def check(path: Path) -> list[strictyaml.Problem]:
         return _examine(path).problems
     except strictyaml.Problems as problems:
         return problems.problems
+
+
+def plan(path: Path) -> tuple[Budget, list[strictyaml.Problem]]:
+    """Reckon what a file will cost; the problems are what exceeds 80 % of a wire, the SIM or the card.
+
+    A box runs with them all the same: these are for who sets it up.
+
+    Raises:
+        strictyaml.Problems: everything that is wrong with the file itself.
+    """
+    from gateway.plan import budget   # the service does not need it
+
+    parsed = _examine(path)
+    if parsed.problems or parsed.value is None:
+        raise strictyaml.Problems(parsed.problems)
+    reckoned = budget(parsed.value, library(path))
+    return reckoned, sorted(parsed.problem(excess.path, excess.en) for excess in reckoned.excesses)
 
 
 def secret(platform: Platform, folder: Path) -> str | None:

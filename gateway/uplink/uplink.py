@@ -36,7 +36,6 @@ _IDLE_S = 0.25
 """How soon the socket and the present states are looked at while nothing is to be sent; an alarm's commit wakes it."""
 _LOOK_S = 1.0
 """Rows are looked for this often even when nothing seems new."""
-_DIAG_S = 60.0
 _MEANINGS = 8
 
 
@@ -240,7 +239,7 @@ class Uplink:
             self._retain(f"warn/{o.object}", self.profile.warn(o, present.t_ms, self.sources.door(),
                                                                3 * self.platform.warn_every_s))
         if now >= self._diag_at_s:
-            self._diag_at_s = now + _DIAG_S
+            self._diag_at_s = now + self.platform.diag_every_s
             connection.mention(self.profile.topic("diag"), self.profile.diag(
                 self._utc_ms(), self.sources.door(), dict(self.sources.health())))
 
