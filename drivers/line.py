@@ -1,37 +1,47 @@
 """One serial line's time: silence, one exchange at a time, and what the line says in between.
 
-Owns: the port and the moment of its last byte. Promises: at least 3.5 characters of silence before every request,
-measured from the last byte in either direction; nothing heard before a request is taken for its answer; `LinkError`
-when the port is gone. Never: retries, knows devices or due times.
+Owns: the moment of the last byte, and which bytes may be an answer. Promises: at least 3.5 characters of silence before
+every request, measured from the last byte in either direction, and hardly more; nothing heard before a request, or said
+before it was out, is taken for its answer; a talker holds the line no longer than a silent device; `LinkError` when the
+port is gone. Never: retries, knows devices or due times.
 
-Source of the timing: Modbus over Serial Line V1.02, 2.5.1.1 (3.5 characters; fixed 1.75 ms above 19200 baud).
+Source of the timing: Modbus over Serial Line V1.02, 2.5.1.1 (3.5 characters; fixed 1.75 ms above 19200 baud). A byte's
+end is taken to be the moment we read it: later than it was, so the silence is never shorter, whatever held it back.
+
+Echo, where declared: our own bytes must come back first and unchanged, else two talked at once (`bad_crc`). A line that
+echoes nothing though declared still reads (said once in the log); but one lone copy of a request whose answer repeats
+it (functions 5 and 6) counts as the echo, so such a write stays unanswered there rather than be believed.
 """
 
 from __future__ import annotations
 
-import os
-import select
+import logging
 import termios
-import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-import serial
 from msgspec import Struct
 
 from drivers import LinkError, Note
-from drivers.exchange import Ask, hear, leftover
-from drivers.planner import characters, silence_ms
+from drivers.direction import AUTO, Direction
+from drivers.exchange import BROADCAST, Raw, Request
+from drivers.framing import FRAMES, Framing
+from drivers.planner import silence_ms
 from drivers.sensor import Serial
+from drivers.serialport import SerialPort, char_s
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _PAUSE_S = 0.05
 """A pause inside an answer longer than this (and than 10 characters) ends it: USB adapters pass bytes on in lumps
 up to 16 ms apart, so the 1.5 characters of the standard cannot be asked of them."""
-_SLACK_S = 0.5
-"""What an answer may take beyond twice its time on the wire: a line that drips for ever may not hold the others."""
-_NAP_S = 0.003
-"""Shorter rests of an answer are not worth a sleep of their own."""
-_PARITY = {"none": serial.PARITY_NONE, "even": serial.PARITY_EVEN, "odd": serial.PARITY_ODD}
+_MOST_BYTES = 1024
+"""More than a few whole frames: nobody answers that much."""
+_HASTE = 0.9
+"""An answer that took less than this part of its time on the wire was begun before the request was out."""
+TURNAROUND_S = 0.1
+"""Time everybody gets to obey a broadcast (Modbus over Serial Line V1.02, 2.4.1: 100 to 200 ms)."""
 
 
 class Heard(Struct, frozen=True, gc=False):
@@ -46,6 +56,10 @@ class Heard(Struct, frozen=True, gc=False):
     """Arrival of the last byte (or the moment of giving up), monotonic."""
     response_s: float | None = None
     """Last byte of the request to first byte of the answer."""
+    code: int = 0
+    """Exception code of a refusal."""
+    stray: bytes = b""
+    """What the line said between the last exchange and this request; swallowed: a late answer, another master."""
 
 
 class Line(Protocol):
@@ -54,8 +68,12 @@ class Line(Protocol):
     def open(self) -> None:
         """Take it; raises LinkError while it is not there."""
 
-    def exchange(self, ask: Ask, settings: Serial | None = None) -> Heard:
+    def exchange(self, ask: Request, settings: Serial | None = None, timeout_s: float | None = None) -> Heard:
         """Ask and listen; raises LinkError when the line itself is gone."""
+        ...
+
+    def listen(self, timeout_s: float) -> bytes:
+        """Return what is said without being asked; raises LinkError when the line itself is gone."""
         ...
 
     def close(self) -> None:
@@ -65,156 +83,205 @@ class Line(Protocol):
 class SerialLine:
     """One RS-485 (or RS-232) port."""
 
-    def __init__(self, port: str, settings: Serial, answer_timeout_s: float, now: Callable[[], float]) -> None:
+    def __init__(self, port: str, settings: Serial, answer_timeout_s: float, now: Callable[[], float], *,
+                 framing: Framing = "rtu", echo: bool = False, direction: Direction | None = None,
+                 turnaround_s: float = TURNAROUND_S, paced: bool | None = None) -> None:
+        """Take a port, without opening it.
+
+        Args:
+            port: its path.
+            settings: of the wire; an exchange may have others.
+            answer_timeout_s: from the end of a request to the first byte of its answer.
+            now: monotonic seconds.
+            framing: how frames travel.
+            echo: we hear ourselves.
+            direction: who switches the transceiver; None = nobody has to.
+            turnaround_s: rest after a broadcast.
+            paced: bytes need their time on the wire, so what comes sooner was said before; None = all but
+                pseudo-terminals.
+        """
         self.port = port
-        self._settings = settings
+        self._settings = self._current = settings
         self._timeout_s = answer_timeout_s
         self._now = now
-        self._port: serial.Serial | None = None
-        self._fd = -1
+        self._frames = FRAMES[framing]
+        self._echo = echo
+        self._turnaround_s = turnaround_s
+        self._paced = paced
+        self._tty = SerialPort(port, now, direction or AUTO, hear_itself=echo)
         self._last_s = 0.0
         """When the last byte, sent or heard, was on the line."""
+        self._patient = framing == "ascii"   # characters of a frame may be a second apart (2.5.2.1)
+        self._said: set[str] = set()
         self._set_times(settings)
 
     def _set_times(self, settings: Serial) -> None:
-        char_ms = characters(settings.baud, settings.parity, settings.stop_bits)
-        self._char_s = char_ms / 1000
-        self._silence_s = silence_ms(char_ms, settings.baud) / 1000
+        self._char_s = char_s(settings)
+        self._silence_s = silence_ms(1000 * self._char_s, settings.baud) / 1000
+        self._pause_s = self._timeout_s if self._patient else max(_PAUSE_S, 10 * self._char_s)
         self._current = settings
 
     def open(self) -> None:
-        """Open the port for this process alone.
+        """Open the port for this process alone; by the thread that will use it.
 
         Raises:
-            LinkError: there is no such port, it is in use, or it refuses the settings.
+            LinkError: there is no such port, it is in use, or it refuses settings or direction.
         """
-        self.close()
-        wanted = self._settings
-        try:
-            self._port = serial.Serial(self.port, wanted.baud, parity=_PARITY[wanted.parity],
-                                       stopbits=wanted.stop_bits, timeout=0, write_timeout=0, exclusive=True)
-            self._fd = self._port.fileno()
-            os.set_blocking(self._fd, False)
-        except (OSError, ValueError, termios.error) as error:   # a port pulled out now fails in tcsetattr
-            self.close()
-            raise LinkError(f"serial port {self.port}: {error}; is the adapter plugged in, is the user in "
-                            f"group dialout, does another program hold it?") from error
-        self._set_times(wanted)
+        self._tty.open(self._settings)
+        self._set_times(self._settings)
         self._last_s = self._now()   # what was said before we came is unknown: owe it a silence
 
     def close(self) -> None:
         """Let go of the port; twice is once."""
-        port, self._port, self._fd = self._port, None, -1
-        if port is not None:
-            try:
-                port.close()
-            except OSError:
-                return   # the device went first; there is nothing left to give back
+        self._tty.close()
 
-    def exchange(self, ask: Ask, settings: Serial | None = None) -> Heard:
+    def exchange(self, ask: Request, settings: Serial | None = None, timeout_s: float | None = None) -> Heard:
         """Wait for silence, send, and listen until the answer, its failure, or the end of patience.
+
+        A broadcast and a raw frame that asks for no answer end with `note` None and no data.
 
         Raises:
             LinkError: the port is gone.
         """
-        if self._port is None:
+        return self._guarded(lambda: self._exchange(ask, settings or self._settings, timeout_s or self._timeout_s))
+
+    def listen(self, timeout_s: float) -> bytes:
+        """Return all that is said within `timeout_s` without being asked; at most some frames.
+
+        Raises:
+            LinkError: the port is gone.
+        """
+        return self._guarded(lambda: self._listen(self._now() + timeout_s))
+
+    def _guarded(self, do: Callable[[], T]) -> T:
+        if not self._tty.is_open:
             raise LinkError(f"serial port {self.port} is not open")
         try:
-            return self._exchange(ask, settings or self._settings)
+            return do()
         except (OSError, termios.error) as error:
             self.close()
             if isinstance(error, LinkError):
                 raise
             raise LinkError(f"serial port {self.port} is gone: {error}") from error
 
-    def _exchange(self, ask: Ask, settings: Serial) -> Heard:
-        now = self._now
-        if not self._quiet():
-            return Heard(Note.FOREIGN, b"", 0, now())   # somebody talks without end: asking would only collide
-        if settings != self._current:
-            self._apply(settings)
-        self._send(ask.frame)
-        sent_s = self._last_s = now() + len(ask.frame) * self._char_s
-        pause_s = max(_PAUSE_S, 10 * self._char_s)
-        deadline = first_deadline = sent_s + self._timeout_s
-        end_s = first_deadline + 2 * (ask.data_bytes + 5) * self._char_s + _SLACK_S
-        heard, first_s = b"", None
-        while True:
-            left = deadline - now()
-            if left <= 0 or not self._readable(left):
-                if now() < deadline:
-                    continue
-                return Heard(leftover(ask, heard), heard, 0, now(), None)
-            chunk = self._take()
-            self._last_s = at_s = now()
-            if first_s is None:
-                first_s = at_s
+    def _listen(self, until_s: float) -> bytes:
+        heard = b""
+        while len(heard) < _MOST_BYTES and (chunk := self._tty.hear(until_s)):
+            self._last_s = self._now()
             heard += chunk
-            verdict = hear(ask, heard)
-            if isinstance(verdict, Note):
-                return Heard(verdict, heard, 0, at_s, first_s - sent_s)
-            if verdict is not None:
-                return Heard(None, heard, verdict, at_s, max(0.0, first_s - sent_s))
-            # An answer that has begun may finish; one that stops half-way may not hold the line.
-            # Stray bytes and other units' late answers do not shorten the patience with ours.
-            begun = leftover(ask, heard) is Note.BAD_CRC
-            deadline = min(at_s + pause_s if begun else max(first_deadline, at_s), end_s)
-            if len(heard) > 1024:
-                return Heard(Note.FOREIGN, heard, 0, at_s, None)
-            # What is still to come needs its time on the wire: sleep through it instead of waking for every lump.
-            if begun and heard[0] == ask.unit and heard[1:2] == ask.pdu[:1]:
-                rest_s = (ask.data_bytes + 3 - len(heard)) * self._char_s
-                if rest_s > _NAP_S:
-                    time.sleep(rest_s)
-                    deadline = min(deadline + rest_s, end_s)
+        return heard
 
-    def _quiet(self) -> bool:
-        """Swallow what is said until the line has been silent long enough; False when it never is."""
-        patience = self._now() + self._timeout_s + self._silence_s
-        while True:
-            if self._readable(0):
-                self._take()
-                self._last_s = self._now()
-                if self._last_s > patience:
-                    return False
-            left = self._last_s + self._silence_s - self._now()
-            if left <= 0:
-                return True
-            self._readable(left)
+    def _exchange(self, ask: Request, settings: Serial, timeout_s: float) -> Heard:
+        frame = self._frames.encode(ask)
+        if settings != self._current:
+            self._switch(settings)
+        quiet, stray = self._quiet(timeout_s)
+        if not quiet:   # somebody talks without end: asking would only collide
+            return Heard(Note.FOREIGN, b"", 0, self._now(), stray=stray)
+        sent_s = self._last_s = self._tty.send(frame)
+        if ask.unit == BROADCAST and not ask.answer_bytes and not getattr(ask, "answer", None):
+            return self._obeyed(frame, sent_s, stray)
+        return self._hear(ask, frame, sent_s, timeout_s, stray)
 
-    def _readable(self, timeout_s: float) -> bool:
-        fd = self._fd
-        if fd < 0:
-            raise LinkError(f"serial port {self.port} was closed")   # by another thread: select would not say it
-        return bool(select.select((fd,), (), (), timeout_s)[0])
+    def _switch(self, settings: Serial) -> None:
+        """Change speed and parity between two devices of a mixed wire.
 
-    def _take(self) -> bytes:
-        try:
-            chunk = os.read(self._fd, 1024)
-        except BlockingIOError:
-            return b""
-        if not chunk:
-            raise LinkError(f"serial port {self.port} hung up")
-        return chunk
-
-    def _send(self, frame: bytes) -> None:
-        rest = memoryview(frame)
-        while rest:
-            try:
-                rest = rest[os.write(self._fd, rest):]
-            except BlockingIOError:
-                if not select.select((), (self._fd,), (), 1.0)[1]:
-                    raise LinkError(f"serial port {self.port} takes no bytes") from None
-
-    def _apply(self, settings: Serial) -> None:
-        """Change speed and parity between two devices of a mixed wire."""
-        port = self._port
-        if port is None:
-            raise LinkError(f"serial port {self.port} was closed")
-        port.baudrate = settings.baud
-        port.parity = _PARITY[settings.parity]
-        port.stopbits = settings.stop_bits
+        The others hear this device's characters at the wrong speed: they get a silence in the new pace from here on,
+        and not less than what is left of the old one.
+        """
+        owed_s = self._last_s + self._silence_s
+        self._tty.apply(settings)
         self._set_times(settings)
-        # The others hear this device's characters at the wrong speed: give them a silence in the new pace too.
-        self._last_s = self._now()
-        self._quiet()
+        self._last_s = max(self._now(), owed_s - self._silence_s)
+
+    def _quiet(self, timeout_s: float) -> tuple[bool, bytes]:
+        """Swallow what is said until the line has been silent long enough; False when it never is."""
+        tty, stray = self._tty, b""
+        patience_s = self._now() + timeout_s + self._silence_s
+        while True:
+            tty.rest_until(self._last_s + self._silence_s)
+            if not (chunk := tty.take()):
+                return True, stray
+            stray = (stray + chunk)[-_MOST_BYTES:]
+            self._last_s = self._now()
+            if self._last_s > patience_s:
+                return False, stray
+
+    def _obeyed(self, frame: bytes, sent_s: float, stray: bytes) -> Heard:
+        """Give everybody time to obey."""
+        heard = self._listen(sent_s + self._turnaround_s)
+        garbled = self._echo and any(heard) and frame not in heard
+        return Heard(Note.BAD_CRC if garbled else None, b"", 0, self._now(), stray=stray)
+
+    def _hear(self, ask: Request, frame: bytes, sent_s: float, timeout_s: float, stray: bytes) -> Heard:
+        now, frames, char = self._now, self._frames, self._char_s
+        size = frames.size(ask)
+        deadline_s = first_deadline_s = sent_s + timeout_s
+        # An answer that has begun may finish; one that stops half-way, or never ends, may not hold the line.
+        end_s = first_deadline_s + 2 * size * char + self._pause_s
+        echo = frame if self._echo else b""
+        heard, first_s, chunk = b"", 0.0, b""
+        while True:
+            chunk = chunk or self._tty.hear(deadline_s)
+            if not chunk:
+                talks = bool(heard) and now() >= end_s
+                return Heard(*self._silent(ask, heard, bool(echo), talks), now(), stray=stray)
+            at_s = self._last_s = now()
+            first_s = at_s if not heard else first_s
+            heard += chunk
+            chunk = b""
+            if echo:
+                if echo.startswith(heard):   # not all of it yet
+                    if heard == echo:
+                        echo = heard = b""
+                    continue
+                rest = _behind(echo, heard)
+                if rest is not None:
+                    echo, heard, first_s = b"", rest, at_s
+            verdict = frames.hear(ask, heard)
+            if verdict is not None and verdict.note is None and self._hasty(heard, at_s - sent_s):
+                heard = b""   # a late answer that came while we were asking
+                continue
+            if verdict is not None:
+                if echo and verdict.note is not Note.BAD_CRC:
+                    self._say("echo", "declared an echo but none came; if the adapter does not echo, leave `echo` out")
+                return Heard(verdict.note, verdict.data or heard, verdict.start, at_s, max(0.0, first_s - sent_s),
+                             verdict.code, stray)
+            if len(heard) > _MOST_BYTES:
+                return Heard(Note.FOREIGN, heard, 0, at_s, stray=stray)
+            # Stray bytes and other units' late answers do not shorten the patience with ours.
+            half = frames.leftover(ask, heard) is Note.BAD_CRC
+            deadline_s = min(at_s + self._pause_s, end_s) if half else max(first_deadline_s, at_s)
+            if half and frames.begun(ask, heard) and size > len(heard):
+                # What is still to come needs its time on the wire: sleep through it, and be there when it ends.
+                rest_bytes = size - len(heard)
+                chunk = self._tty.catch(rest_bytes, min(at_s + rest_bytes * char, end_s))
+
+    def _hasty(self, heard: bytes, took_s: float) -> bool:
+        """Whether these bytes cannot all have been said in that time, since the request's last."""
+        paced = self._tty.paced if self._paced is None else self._paced
+        return paced and took_s < _HASTE * len(heard) * self._char_s
+
+    def _silent(self, ask: Request, heard: bytes, echo_due: bool, talks: bool) -> tuple[Note | None, bytes, int]:
+        """What it means that no answer became whole."""
+        if talks:
+            return Note.FOREIGN, heard, 0
+        if isinstance(ask, Raw) and ask.answer is None and not heard:
+            return None, b"", 0
+        if echo_due and heard:
+            return Note.BAD_CRC, heard, 0   # our own bytes came back cut or changed: two talked at once
+        return self._frames.leftover(ask, heard), heard, 0
+
+    def _say(self, once: str, text: str) -> None:
+        if once not in self._said:
+            self._said.add(once)
+            log.warning("serial_line port=%s %s", self.port, text)
+
+
+def _behind(echo: bytes, heard: bytes) -> bytes | None:
+    """What came after our own bytes; None when they did not come back whole.
+
+    Switching the direction may make a byte in front (0, or 0xFF).
+    """
+    at = heard.find(echo)
+    return heard[at + len(echo):] if at >= 0 and not heard[:at].strip(b"\0\xff") else None

@@ -14,7 +14,7 @@ ROOMS = ("gateway.judgement", "gateway.journal", "gateway.uplink")
 OWNERS = {
     # library: who may import it (a module, or a room with all its modules)
     "pymodbus": {"drivers.exchange"},
-    "serial": {"drivers.line"},
+    "serial": {"drivers.serialport"},
     "gpiozero": {"drivers.pins"},
     "lgpio": {"drivers.pins"},
     "sqlite3": {"gateway.journal"},
