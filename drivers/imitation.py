@@ -47,7 +47,7 @@ def image(template: Template, function: int, parameters: Mapping[str, float] | N
 
 def rest(point: Point, into: bytearray, parameters: Mapping[str, float]) -> None:
     """Write the first of 0 (or the low end of the range), its middle and its high end that reads as a good value."""
-    low, high = point.range or (0.0, 100 * point.resolution)
+    low, high = point.range or (0.0, 100 * max(point.resolution, abs(point.scale)))
     for value in (max(low, min(high, 0.0)), (low + high) / 2, high):
         write(point, value, into, parameters)
         count = 8 * len(into) if point.function in (1, 2) else len(into) // 2

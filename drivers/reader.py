@@ -25,7 +25,7 @@ Values = tuple[float | None, ...]
 Notes = tuple[str, ...]
 
 _SAID = {"ok": "", "under_range": Note.UNDER_RANGE, "over_range": Note.OVER_RANGE, "no_data": Note.NO_DATA,
-         "warm_up": Note.WARM_UP, "sensor_fault": Note.SENSOR_FAULT, "not_a_number": Note.NOT_A_NUMBER, "": ""}
+         "warm_up": Note.WARM_UP, "sensor_fault": Note.SENSOR_FAULT, "": ""}
 _WORST = ("sensor_fault", "warm_up", "no_data", "over_range", "under_range", "ok")
 _DOUBTED = (Note.OVER_RANGE, Note.UNDER_RANGE)
 
@@ -184,7 +184,9 @@ def _look(special: _Special, raw: tuple[Any, ...], value: float) -> tuple[float 
     if special.transform:
         warmth = special.warmth_scale.up(raw[special.warmth]) if special.warmth >= 0 else 0.0
         changed, word = special.transform(value, warmth)
-        return changed, note if changed is not None and note else _SAID[word]
+        if changed is None:
+            return None, _SAID[word]
+        value, note = changed, note or _SAID[word]
     return (value, note) if math.isfinite(value) else (None, Note.NOT_A_NUMBER)
 
 

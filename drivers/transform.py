@@ -87,8 +87,7 @@ def compiled(transform: Transform, parameters: Mapping[str, float]) -> Callable[
     def wire(signal: float, temperature: float) -> Worth:
         if not signal > 0:
             return None, "sensor_fault"
-        value = k * (signal - f0) * (signal + f0) + (kt * (temperature - t0) if kt else 0.0)
-        return (value, "") if math.isfinite(value) else (None, "not_a_number")
+        return k * (signal - f0) * (signal + f0) + kt * (temperature - t0), ""
     return wire
 
 

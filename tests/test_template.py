@@ -11,7 +11,7 @@ from drivers.identify import Identify
 from drivers.imitation import image, write
 from drivers.reader import Reader
 from drivers.strictyaml import Problems
-from drivers.template import find, load, names
+from drivers.template import find, infos, load, names, schema
 
 GOOD = """\
 maker: Acme
@@ -164,3 +164,104 @@ def test_a_number_that_overflows_on_its_way_is_no_number(save):
     path = save(text, words=struct.unpack(">4H", struct.pack(">d", 12.5)))
     reader = Reader([load(path).point("level")], 3, 1, 4)
     assert reader.decode(struct.pack(">d", 1e305)) == ((None,), (Note.NOT_A_NUMBER,))
+
+
+DEVICE = """\
+maker: Acme
+title: {zh: 水位计, en: Level}
+manual: page 3
+traps: [{zh: 先通电三十秒, en: Power it for 30 s first}]
+settle_reads: 2
+parameters: {span: {title: {zh: 量程, en: span}, unit: m}}
+points:
+  - {id: level, register: 0, scale: 0.001, unit: m, resolution: 0.001,
+     transform: {kind: current_loop, low: 0, high: span}}
+  - {id: temperature, register: 1, type: s8, byte: low, unit: "°C", resolution: 1, errors: {-128: sensor_fault}}
+  - {id: total, register: 2, type: bcd16, unit: m3, resolution: 1, counter: {wrap: 10000, resets: never}}
+  - {id: delay, register: 3, unit: s, resolution: 1, write: {function: 6}}
+  - {id: head, register: 2, unit: m, resolution: 0.1, scale_code: {register: 1, bits: [8, 8], map: {0: 1, 1: 0.1}},
+     status: {register: 3, bits: [3, 2], flags: {0: warm_up}}, age: {register: 1, bits: [8, 2], limit_s: 5},
+     all_zero: {register: 0, count: 4}}
+texts:
+  - {id: serial, register: 4, registers: 2}
+identify: {register: 0, count: 6, checks: [{register: 4, text: LV},
+           {register: 1, type: u8, byte: high, between: [0, 3]}]}
+set_address:
+  - {register: 17, value: 0x18, broadcast: true, pause_ms: 100}
+  - {register: 19, value: address, broadcast: true}
+actions:
+  - {id: sound, title: {zh: 响, en: sound}, request: 01 10 00 1A 00 01 01 CE 18, source: page 9}
+examples:
+  - request: 01 03 00 00 00 06 C5 C8
+    answer: ANSWER
+    values: {level: 2.5, temperature: -5, total: 1234, delay: 7, head: 4660}
+    texts: {serial: LV07}
+    parameters: {span: 5}
+    source: computed
+"""
+WORDS = (12000, 0xFB, 0x1234, 7, 0x4C56, 0x3037)
+
+
+def test_a_template_says_what_a_datasheet_says(save):
+    model = load(save(DEVICE, words=WORDS))
+    assert model.point("head").span().count == 4
+    assert model.traps[0].zh == "先通电三十秒"
+    assert model.settle_reads == 2
+    assert infos(model, {"span": 10.0})["level"].high == pytest.approx(10.3125)
+    assert infos(model)["level"].high is None
+    assert infos(model)["total"].wrap == 10000
+    assert schema()["$defs"]["Point"]["properties"].keys() >= {"errors", "age", "write"}
+
+
+@pytest.mark.parametrize(("old", "new", "path", "text"), [
+    ("high: span", "high: spam", "points[0].transform", "'spam' is not declared: add it under parameters"),
+    ("high: span", "high: 5", "parameters.span", "no point's transform uses it"),
+    ("high: span", "high: 0", "points[0].transform.high", "every current would give the same value"),
+    ("    parameters: {span: 5}\n", "", "examples[0].parameters", "level needs the parameter span (span, 量程; m)"),
+    ("{span: 5}", "{span: 5, x: 1}", "examples[0].parameters", "parameter 'x' is not one of"),
+    ("{span: 5}", "{span: 6}", "examples[0].values.level", "the answer says 3.0, the example 2.5"),
+    ("type: s8, byte: low", "type: s8", "points[1].byte", "the high or the low byte"),
+    ("errors: {-128: sensor_fault}", "errors: {128: sensor_fault}", "points[1].errors", "as the type reads it"),
+    ("errors: {-128: sensor_fault}", "errors: {-128: broken}", "points[1].errors.-128", "expected one of no_data"),
+    ("errors: {-128: sensor_fault}", "errors: {-128: sensor_fault}, no_data: [-128]", "points[1].errors",
+     "leave one out"),
+    ("wrap: 10000", "wrap: 65536", "points[2].counter.wrap", "counts to 9999 at most"),
+    ("type: bcd16", "type: f16", "points[2].counter.wrap", "f16 counts"),
+    ("type: bcd16", "type: bcd16, bits: [0, 4]", "points[2].bits", "bits of bcd16"),
+    ("write: {function: 6}", "write: {function: 5}", "points[3].write.function", "use 6 or 16"),
+    ("write: {function: 6}", "function: 4, write: {function: 6}", "points[3].write.function", "it can't be written"),
+    ("write: {function: 6}", "bits: [0, 4], write: {function: 6}", "points[3].write.function", "declare the whole"),
+    ("write: {function: 6}", "type: u32, write: {function: 6}", "points[3].write.function", "u32 has 2: use 16"),
+    ("all_zero:", "write: {function: 6}, all_zero:", "points[4].write.function", "such a point is read-only"),
+    ("flags: {0: warm_up}", "flags: {2: warm_up}", "points[4].status.flags", "only 2 bits"),
+    ("flags: {0: warm_up}", "flags: {0: warm_up}, words: {0: ok}", "points[4].status", "either words"),
+    ("map: {0: 1, 1: 0.1}", "map: {0: 1, 1: 0}", "points[4].scale", "so far from its unit"),
+    ("scale_code: {register: 1, bits: [8, 8], map: {0: 1, 1: 0.1}}", "unit_code: {register: 1}", "points[4].unit_code",
+     "either equals"),
+    ("registers: 2", "registers: 126", "texts[0].registers", "≤ 125"),
+    ("registers: 2", "registers: 3", "texts[0]", "no example shows 'serial'"),
+    ("texts: {serial: LV07}", "texts: {serial: LV08}", "examples[0].texts",
+     "the answer says 'LV07', the example 'LV08'"),
+    ("text: LV", "text: LX", "examples[0].answer", "does not recognise its own model"),
+    ("text: LV", "text: LV07X", "identify.checks[0].register", "registers 4 to 6 are not among the 6"),
+    ("text: LV", "text: LV, among: [1]", "identify.checks[0]", "one of among, between and text"),
+    ("between: [0, 3]", "between: [3, 0]", "identify.checks[1].between", "expected from, to"),
+    ("value: address, broadcast", "value: 7, broadcast", "set_address", "one needs value: address"),
+    ("value: 0x18", "value: 70000", "set_address[0].value", "0 to 65535"),
+    ("01 CE 18", "01 CE 19", "actions[0].request", "its CRC should be CE 18"),
+    ("request: 01 10 00 1A 00 01 01 CE 18", "request: 02 10 00 1A 00 01 01 FD 18", "actions[0].request",
+     "factory address is 1"),
+])
+def test_what_contradicts_itself_is_said(save, old, new, path, text):
+    assert old in DEVICE
+    with pytest.raises(Problems) as error:
+        load(save(DEVICE.replace(old, new), words=WORDS))
+    assert any(path in str(p) and text in str(p) for p in error.value.problems), str(error.value)
+
+
+def test_a_siren_needs_no_points(save):
+    text = DEVICE[:DEVICE.index("parameters:")] + "points: []\nexamples: []\n" \
+        + DEVICE[DEVICE.index("actions:"):DEVICE.index("examples:")]
+    assert load(save(text)).actions[0].id == "sound"
+    with pytest.raises(Problems, match="needs points to read, or actions"):
+        load(save(text[:text.index("actions:")]))
