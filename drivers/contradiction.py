@@ -93,6 +93,9 @@ def _of_point(point: Point, template: Template) -> list[Complaint]:
         if point.type in FLOATS or point.type[0] == "s" or point.counter.wrap > most:
             found.append((("counter", "wrap"), (f"{point.counter.wrap}: {point.type} counts to {most - 1} at most; "
                           "give the raw count after which it begins at 0, or leave wrap out")))
+        if point.decimals or point.scale_code or point.unit_code:
+            found.append((("counter", "wrap"), ("what a count is worth is told by another register, so its wrap has no "
+                          "fixed value: leave wrap out")))
     if point.transform:
         found += _of_transform(point, template)
     if point.write:
@@ -102,6 +105,9 @@ def _of_point(point: Point, template: Template) -> list[Complaint]:
     if span.count > most:
         found.append((("register",), (f"value and helper registers span {span.count}, but max_registers is {most}: "
                       "what cannot be read in one answer is a point of its own")))
+    if not template.contiguous and span.count > width(point.type):
+        found.append((("register",), ("contiguous is false: a register that says something about the value cannot be "
+                      "read with it; make it a point of its own")))
     if span.end > 65536:
         found.append((("register",), "reaches beyond register 65535"))
     return found
@@ -198,6 +204,14 @@ def _of_check(check: Check, bits: bool) -> list[Complaint]:
     if bits != (check.type == "bit"):
         return [(("type",), f"functions 1 and 2 read bits, 3 and 4 registers; found type {check.type!r}")]
     found = _of_number(check.type, check.order, check.bits, check.byte)
+    if check.among and not found:
+        if check.type in FLOATS:
+            found.append((("among",), f"a {check.type} is hardly ever exactly one number: use between"))
+        try:
+            for raw in () if bits else check.among:
+                Layout([check.field(check.register)], width(check.type)).pack([raw], bytearray(8))
+        except ValueError as error:
+            found.append((("among",), f"{error}: write the raw number as the type reads it"))
     if check.between and not check.between[0] <= check.between[1]:
         found.append((("between",), f"found {list(check.between)}, expected from, to"))
     return found

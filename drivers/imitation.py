@@ -45,6 +45,12 @@ def image(template: Template, function: int, parameters: Mapping[str, float] | N
     return made
 
 
+def functions(template: Template) -> set[int]:
+    """Return the functions (1 to 4) a device of this model answers."""
+    asked = {template.identify.function} if template.identify else set[int]()
+    return asked | {point.function for point in template.points} | {text.function for text in template.texts}
+
+
 def rest(point: Point, into: bytearray, parameters: Mapping[str, float]) -> None:
     """Write the first of 0 (or the low end of the range), its middle and its high end that reads as a good value."""
     low, high = point.range or (0.0, 100 * max(point.resolution, abs(point.scale)))

@@ -11,6 +11,7 @@ import math
 from drivers import Note, SetupError
 from drivers.contradiction import Complaint, contradictions, under
 from drivers.exchange import Ask, checked, hear
+from drivers.identify import Identify
 from drivers.reader import Reader, carried, missing_parameters, texts
 from drivers.registers import FLOATS
 from drivers.sensor import Example, Template
@@ -71,10 +72,18 @@ def prove(template: Template, example: Example) -> tuple[set[str], list[Complain
             wrong.append((("texts",), (f"{name!r}: the answer says {said.get(name)!r}, the example "
                                       f"{example.texts.get(name)!r}")))
     rule = template.identify
-    if rule and (rule.function, rule.register, rule.count) == (ask.function, ask.first, ask.count) \
-            and not rule.matches(data):
+    if rule and rule.function == ask.function and not _recognised(rule, ask, data):
         wrong.append((("answer",), "the identify rule does not recognise its own model"))
     return {*got, *said}, wrong
+
+
+def _recognised(rule: Identify, ask: Ask, data: bytes) -> bool:
+    """Whether the answer fits the rule; an answer that does not hold all the rule reads says nothing against it."""
+    if rule.function in (1, 2):
+        return (rule.register, rule.count) != (ask.first, ask.count) or rule.matches(data)
+    at = 2 * (rule.register - ask.first)
+    part = data[at:at + rule.data_bytes] if at >= 0 else b""
+    return len(part) < rule.data_bytes or rule.matches(part)
 
 
 def _same(value: float | None, want: float | None, is_float: bool) -> bool:

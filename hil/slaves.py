@@ -21,7 +21,7 @@ from typing import Literal, Protocol, Self, get_args
 from msgspec import Struct
 
 from drivers.exchange import MBAP, checked, sound
-from drivers.imitation import image, write
+from drivers.imitation import functions, image, write
 from drivers.reader import Reader, carried
 from drivers.sensor import Template
 from hil.bus import Reply
@@ -64,7 +64,7 @@ class Slave:
         self._lock = threading.Lock()
         self._parameters = template.sample()
         self._images: dict[int, bytearray] = {
-            function: image(template, function) for function in {p.function for p in template.points}}
+            function: image(template, function) for function in functions(template)}
         self._readers: dict[tuple[int, int, int], Reader | None] = {}
         for point, value in (values or {}).items():
             self.set(point, value)

@@ -169,10 +169,11 @@ def test_zeros_with_a_good_crc_are_no_measurement():
     told = [point(id="level", type="f32", all_zero=AllZero(register=0, count=6)),
             point(id="distance", type="f32", register=2, all_zero=AllZero(register=0, count=6))]
     assert all(p.span().count == 6 for p in told)   # asked for alone it is still told from a true zero
-    reader = Reader(told, 3, 0, 8)
-    warm = struct.pack(">8H", 0, 0, 0, 0, 0, 0, 0x41A0, 0)   # what follows is set-up, never zero
-    assert reader.decode(warm) == ((None, None), (Note.WARM_UP, Note.WARM_UP))
-    assert reader.decode(struct.pack(">4f", 0.0, 2.5, 0.0, 20.0)) == ((0.0, 2.5), ())
+    reader = Reader(told, 3, 0, 16)
+    # A radar powered up a moment ago, as published: what is not zero is its set-up.
+    warm = bytes.fromhex("C8032000000000000000000000000041A0000040400000000000000000000000000000F7A1")
+    assert reader.decode(warm, 3) == ((None, None), (Note.WARM_UP, Note.WARM_UP))
+    assert reader.decode(struct.pack(">8f", 0.0, 2.5, 0.0, 20.0, 3.0, 0.0, 0.0, 0.0)) == ((0.0, 2.5), ())
 
 
 @pytest.mark.parametrize(("ma", "value", "note"), [

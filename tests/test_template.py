@@ -3,15 +3,18 @@
 import struct
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from drivers import Note, SetupError
 from drivers.exchange import checked
 from drivers.identify import Identify
 from drivers.imitation import image, write
-from drivers.reader import Reader
+from drivers.reader import Reader, texts
+from drivers.sensor import Template
 from drivers.strictyaml import Problems
 from drivers.template import find, infos, load, names, schema
+from hil.slaves import Slave
 
 GOOD = """\
 maker: Acme
@@ -207,6 +210,7 @@ def test_a_template_says_what_a_datasheet_says(save):
     assert model.point("head").span().count == 4
     assert model.traps[0].zh == "先通电三十秒"
     assert model.settle_reads == 2
+    assert msgspec.json.decode(msgspec.json.encode(model), type=Template) == model
     assert infos(model, {"span": 10.0})["level"].high == pytest.approx(10.3125)
     assert infos(model)["level"].high is None
     assert infos(model)["total"].wrap == 10000
@@ -248,6 +252,12 @@ def test_a_template_says_what_a_datasheet_says(save):
     ("between: [0, 3]", "between: [3, 0]", "identify.checks[1].between", "expected from, to"),
     ("value: address, broadcast", "value: 7, broadcast", "set_address", "one needs value: address"),
     ("value: 0x18", "value: 70000", "set_address[0].value", "0 to 65535"),
+    ("text: LV}", "text: LV}, {register: 0, type: s16, among: [65535]}", "identify.checks[1].among",
+     "as the type reads it"),
+    ("text: LV}", "text: LV}, {register: 0, type: f32, among: [1]}", "identify.checks[1].among", "use between"),
+    ("total, register: 2, type: bcd16", "total, register: 2, type: bcd16, decimals: {register: 3}",
+     "points[2].counter.wrap", "no fixed value"),
+    ("settle_reads: 2", "contiguous: false", "points[4].register", "make it a point of its own"),
     ("01 CE 18", "01 CE 19", "actions[0].request", "its CRC should be CE 18"),
     ("request: 01 10 00 1A 00 01 01 CE 18", "request: 02 10 00 1A 00 01 01 FD 18", "actions[0].request",
      "factory address is 1"),
@@ -257,6 +267,22 @@ def test_what_contradicts_itself_is_said(save, old, new, path, text):
     with pytest.raises(Problems) as error:
         load(save(DEVICE.replace(old, new), words=WORDS))
     assert any(path in str(p) and text in str(p) for p in error.value.problems), str(error.value)
+
+
+def test_the_simulated_device_is_the_model(save):
+    model = load(save(DEVICE, words=WORDS))
+    slave = Slave(model, 1)
+    reader = Reader(model.points, 3, 0, 6, model.sample())
+    for name, value in (("level", 3.2), ("temperature", -100), ("total", 9999), ("delay", 3), ("level", None)):
+        slave.set(name, value)
+        answer = slave.answer(bytes.fromhex("03 00 00 00 06"))
+        assert model.identify.matches(answer[2:])
+        assert texts(model, 3, 0, 6, answer[2:]) == {"serial": "LV07"}
+        values = dict(zip(reader.points, reader.decode(answer, 2)[0], strict=True))
+        assert values[name] == (None if value is None else pytest.approx(value))
+        assert slave.said(bytes.fromhex("03 00 00 00 06"), answer) == values
+    slave.set("head", 500)   # the same register as the total
+    assert slave.said(bytes.fromhex("03 00 00 00 06"), slave.answer(bytes.fromhex("03 00 00 00 06")))["head"] == 500
 
 
 def test_a_siren_needs_no_points(save):
