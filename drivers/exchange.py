@@ -248,6 +248,19 @@ def length(function: int, third: int) -> int:
     return 5 + third if function in READS else 8 if function in WRITES else 0
 
 
+def answers_in(heard: bytes) -> list[int]:
+    """Return the units of the sound RTU answers among these bytes."""
+    units, at = [], 0
+    while len(heard) - at >= 5:
+        stop = at + (length(heard[at + 1], heard[at + 2]) or 1 << 16)
+        if stop <= len(heard) and sound(heard[at:stop]):
+            units.append(heard[at])
+            at = stop
+        else:
+            at += 1
+    return units
+
+
 def refusal(code: int) -> Note:
     """Translate an exception code (Modbus Application Protocol V1.1b3, 7).
 

@@ -13,7 +13,7 @@ from msgspec import Struct, structs
 from drivers import Library, Polls, SetupError
 from drivers.modbus_wire import Device, ModbusWire, Problem
 from drivers.planner import Block, Cost, Hole, characters, plan, silence_ms
-from drivers.sensor import Point, Serial, Template
+from drivers.sensor import Point, Template
 from drivers.template import find
 
 SHARE = 0.8
@@ -42,7 +42,7 @@ def cost_of(wire: ModbusWire, device: Device, template: Template) -> Cost:
     rest_ms = template.min_gap_ms if len(wire.devices) == 1 else 0.0
     if "://" in wire.port:
         return Cost(0.0, 1.0 if wire.turnaround_ms is None else wire.turnaround_ms, 0.0, rest_ms)
-    settings = device.serial or wire.serial or Serial()
+    settings = device.serial or wire.serial or template.serial
     char_ms = characters(settings.baud, settings.parity, settings.stop_bits)
     return Cost(char_ms, 10.0 if wire.turnaround_ms is None else wire.turnaround_ms,
                 silence_ms(char_ms, settings.baud), rest_ms)

@@ -40,11 +40,13 @@ from drivers.transform import Transform, VibratingWire, limits
 
 
 class Serial(Part, frozen=True, kw_only=True):
-    """How characters travel; 8 data bits always, as Modbus RTU demands."""
+    """How characters travel."""
 
     baud: Literal[1200, 2400, 4800, 9600, 14400, 19200, 38400, 57600, 115200] = 9600
     parity: Literal["none", "even", "odd"] = "none"
     stop_bits: Literal[1, 2] = 1
+    data_bits: Literal[7, 8] = 8
+    """7 where framing is ascii; RTU demands 8."""
 
 
 class Point(Part, frozen=True, kw_only=True):

@@ -39,7 +39,7 @@ _PTY_MAJORS = range(136, 144)
 
 def char_s(settings: Serial) -> float:
     """Seconds of one character on the wire."""
-    data_bits: int = getattr(settings, "data_bits", 8)
+    data_bits: int = settings.data_bits
     return (characters(settings.baud, settings.parity, settings.stop_bits)
             - 1000.0 * (8 - data_bits) / settings.baud) / 1000
 
@@ -133,7 +133,7 @@ class SerialPort:
         if settings not in self._known:
             made = termios.tcgetattr(self._fd)
             made[2] &= ~(termios.CSIZE | termios.PARENB | termios.PARODD | termios.CSTOPB)
-            made[2] |= (termios.CS7 if getattr(settings, "data_bits", 8) == 7 else termios.CS8) \
+            made[2] |= (termios.CS7 if settings.data_bits == 7 else termios.CS8) \
                 | (settings.parity != "none") * termios.PARENB | (settings.parity == "odd") * termios.PARODD \
                 | (settings.stop_bits == 2) * termios.CSTOPB
             made[4] = made[5] = speed
@@ -218,4 +218,4 @@ class SerialPort:
 
 def _pyserial(settings: Serial) -> dict[str, object]:
     return {"baudrate": settings.baud, "parity": _PARITY[settings.parity], "stopbits": settings.stop_bits,
-            "bytesize": getattr(settings, "data_bits", 8)}
+            "bytesize": settings.data_bits}
