@@ -223,6 +223,8 @@ def _of_steps(steps: Sequence[Step]) -> list[Complaint]:
         most = 1 if step.function == 5 else 65535
         if step.value != "address" and not 0 <= int(step.value) <= most:
             found.append(((n, "value"), f"{step.value} does not fit: 0 to {most}, or address"))
+        if step.moved and (step.broadcast or not any(before.value == "address" for before in steps[:n])):
+            found.append(((n, "moved"), "only after the step that writes the address, and not broadcast"))
         if step.function == 5 and step.value == "address":
             found.append(((n, "function"), "an address does not fit in a coil: use 6 or 16"))
     if steps and not any(step.value == "address" for step in steps):

@@ -127,6 +127,8 @@ class Step(Part, frozen=True, kw_only=True):
     """A number, or the new address."""
     broadcast: bool = False
     """Sent to unit 0: every sensor on the wire would take it, so this one must be alone there."""
+    moved: bool = False
+    """Sent to the new address, to which the device has moved by now."""
     pause_ms: Annotated[float, Meta(ge=0, le=60000)] = 0.0
     """Rest after this step."""
 

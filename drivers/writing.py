@@ -1,6 +1,6 @@
 """What may be told to a device: a point's value, a new address, a maker's own frame.
 
-Owns: value → register words or coil bits, the steps of giving an address, the frames of actions. Promises: exactly
+Owns: value → the request that writes it, the steps of giving an address, the frames of actions. Promises: exactly
 what was asked or a refusal: a value that does not fit, is out of range or between two counts is never rounded.
 Never: does I/O, decides whether the site allows it.
 """
@@ -9,38 +9,24 @@ from __future__ import annotations
 
 import math
 import struct
+from typing import NamedTuple
 
-from msgspec import Struct
-
-from drivers.exchange import checked, sound
+from drivers.exchange import BROADCAST, Raw, Write, checked
 from drivers.reader import field, marks
 from drivers.registers import FLOATS, Layout, scale, width
 from drivers.sensor import Point, Template
 
 
-class Write(Struct, frozen=True):
-    """One write request."""
+class Told(NamedTuple):
+    """One step of giving an address."""
 
-    function: int
-    """5 one coil, 6 one register, 15 coils, 16 registers."""
-    register: int
-    words: tuple[int, ...]
-    """Registers as they travel, or coils as 0 and 1."""
-    broadcast: bool = False
-    """To unit 0: every device on the wire takes it and none answers."""
-    pause_s: float = 0.0
+    write: Write
+    pause_s: float
     """Rest after it."""
 
 
-class Frames(Struct, frozen=True):
-    """A raw exchange: what to send, and what comes back (None = nothing known)."""
-
-    request: bytes
-    answer: bytes | None
-
-
-def encode(point: Point, value: float) -> Write:
-    """Return the write that makes `point` read `value`.
+def encode(point: Point, value: float, unit: int) -> Write:
+    """Return the request that makes `point` of the device at address `unit` read `value`.
 
     Raises:
         ValueError: the template does not allow writing it, or the value is out of range, does not fit, lies between
@@ -56,7 +42,7 @@ def encode(point: Point, value: float) -> Write:
     if point.type == "bit":
         if value not in (0, 1):
             raise ValueError(f"{value} is not a bit: {point.id} takes 0 or 1")
-        return Write(rule.function, at, (int(value),))
+        return Write(unit, rule.function, at, (int(value),))
     worth = scale(point.scale, point.offset)
     raw = worth.down(value)
     if point.type not in FLOATS:
@@ -73,39 +59,36 @@ def encode(point: Point, value: float) -> Write:
         raise ValueError(f"{value} is raw {held} in {point.id}, which means {marks(point)[held]}")
     if not math.isclose(worth.up(held), value, rel_tol=2e-3 if point.type == "f16" else 1e-6, abs_tol=1e-9):
         raise ValueError(f"{value} cannot be held by {point.type}: it would become {worth.up(held)}")
-    return Write(rule.function, at, struct.unpack(f">{width(point.type)}H", block))
+    return Write(unit, rule.function, at, struct.unpack(f">{width(point.type)}H", block))
 
 
-def address_writes(template: Template, address: int) -> tuple[Write, ...]:
-    """Return the writes that give a device the new address, in order; empty when the template has no recipe.
+def address_steps(template: Template, unit: int, address: int) -> tuple[Told, ...]:
+    """Return the writes that move a device from `unit` to `address`, in order; empty when the model has no recipe.
 
     Raises:
         ValueError: not an address (1 to 247).
     """
     if not 1 <= address <= 247:
         raise ValueError(f"{address} is no address: 1 to 247")
-    return tuple(Write(step.function, step.register, (address if step.value == "address" else int(step.value),),
-                       step.broadcast, step.pause_ms / 1000) for step in template.set_address)
+    return tuple(Told(Write(BROADCAST if step.broadcast else address if step.moved else unit, step.function,
+                            step.register, (address if step.value == "address" else int(step.value),)),
+                      step.pause_ms / 1000) for step in template.set_address)
 
 
-def action_frames(template: Template, action: str, address: int) -> Frames:
-    """Return the frames of a named action for the device at `address`.
+def action_frames(template: Template, action: str, unit: int) -> Raw:
+    """Return a named action, re-addressed to the device at `unit`.
 
     Raises:
-        KeyError: the template has no such action.
+        KeyError: the model has no such action.
         ValueError: not an address (1 to 247).
     """
-    if not 1 <= address <= 247:
-        raise ValueError(f"{address} is no address: 1 to 247")
+    if not 1 <= unit <= 247:
+        raise ValueError(f"{unit} is no address: 1 to 247")
     told = next((a for a in template.actions if a.id == action), None)
     if told is None:
         raise KeyError(action)
-    request = bytes.fromhex(told.request)
-    answer = bytes.fromhex(told.answer) if told.answer else None
-    return Frames(_readdressed(request, address), None if answer is None else _readdressed(answer, address))
+    return Raw(_readdressed(told.request, unit), _readdressed(told.answer, unit) if told.answer else None)
 
 
-def _readdressed(frame: bytes, address: int) -> bytes:
-    if not sound(frame):
-        raise ValueError(f"{frame.hex(' ').upper()} has a wrong CRC")
-    return checked(bytes([address]) + frame[1:-2])
+def _readdressed(frame: str, unit: int) -> bytes:
+    return checked(bytes([unit]) + bytes.fromhex(frame)[1:-2])

@@ -251,6 +251,7 @@ def test_a_template_says_what_a_datasheet_says(save):
     ("text: LV", "text: LV, among: [1]", "identify.checks[0]", "one of among, between and text"),
     ("between: [0, 3]", "between: [3, 0]", "identify.checks[1].between", "expected from, to"),
     ("value: address, broadcast", "value: 7, broadcast", "set_address", "one needs value: address"),
+    ("value: 0x18, broadcast: true", "value: 0x18, moved: true", "set_address[0].moved", "only after the step"),
     ("value: 0x18", "value: 70000", "set_address[0].value", "0 to 65535"),
     ("text: LV}", "text: LV}, {register: 0, type: s16, among: [65535]}", "identify.checks[1].among",
      "as the type reads it"),

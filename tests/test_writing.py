@@ -2,6 +2,7 @@
 
 import struct
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,18 +11,29 @@ from drivers.reader import Reader
 from drivers.registers import Field, Layout, width
 from drivers.sensor import Action, Point, Step, Template
 from drivers.sheet import Title, WriteRule
-from drivers.writing import Frames, Write, action_frames, address_writes, encode
+from drivers.writing import action_frames, address_steps, encode
 
 LINE = Title(zh="报警器", en="siren")
 SIREN = Template(
     maker="m", title=LINE, manual="m", points=(), examples=(),
-    set_address=(Step(register=0x11, value=0x18, broadcast=True, pause_ms=200), Step(register=0x13, value="address")),
+    set_address=(Step(register=0x11, value=0x18, broadcast=True, pause_ms=200), Step(register=0x13, value="address"),
+                 Step(register=0x14, value=0, moved=True)),
     actions=(Action(id="on", request="01 10 00 1A 00 01 01 CE 18", source="ZSJCMaster AlarmLamp.cs"),
              Action(id="off", request="01 10 00 1A 00 01 00 0F D8", answer="01 10 00 1A 00 01 20 0E", source="x")))
 
 
 def point(**more):
     return Point(**{"id": "p", "register": 7, "unit": "s", "resolution": 0.1, "write": WriteRule(function=16)} | more)
+
+
+def crc(frame: bytes) -> bytes:
+    """CRC-16/Modbus bit by bit, as printed in the standard; not the code under test."""
+    register = 0xFFFF
+    for byte in frame:
+        register ^= byte
+        for _ in range(8):
+            register = register >> 1 ^ 0xA001 if register & 1 else register >> 1
+    return struct.pack("<H", register)
 
 
 def words_of(told, raw):
@@ -40,21 +52,27 @@ def test_what_is_written_reads_back(kind, order, factor, offset, raw):
     reader = Reader([told], 3, 7, 2)
     block = struct.pack(">2H", *(*words_of(told, raw), 0, 0)[:2])
     ((value,), _) = reader.decode(block)
-    asked = encode(told, value)
-    assert asked.function == 16
-    assert asked.register == 7
-    assert reader.decode(struct.pack(">2H", *(*asked.words, 0)[:2])) == ((value,), ())
+    asked = encode(told, value, 5)
+    assert (asked.unit, asked.function, asked.first, len(asked.values)) == (5, 16, 7, width(kind))
+    assert reader.decode(struct.pack(">2H", *(*asked.values, 0)[:2])) == ((value,), ())
 
 
-@pytest.mark.parametrize(("told", "value", "write"), [
-    (point(write=WriteRule(function=6)), 30, Write(6, 7, (30,))),
-    (point(write=WriteRule(function=16, register=9), type="s32", order="CDAB"), -2, Write(16, 9, (0xFFFE, 0xFFFF))),
-    (point(type="f32"), 1.5, Write(16, 7, (0x3FC0, 0))),
-    (point(type="bit", function=1, write=WriteRule(function=5)), 1, Write(5, 7, (1,))),
-    (point(type="bit", function=1, write=WriteRule(function=15)), 0, Write(15, 7, (0,))),
+@pytest.mark.parametrize(("told", "value", "frame"), [
+    (point(write=WriteRule(function=6)), 30, "01 06 00 07 00 1E"),
+    (point(write=WriteRule(function=16, register=9), type="s32", order="CDAB"), -2,
+     "01 10 00 09 00 02 04 FF FE FF FF"),
+    (point(type="f32"), 1.5, "01 10 00 07 00 02 04 3F C0 00 00"),
+    (point(type="bit", function=1, write=WriteRule(function=5)), 1, "01 05 00 07 FF 00"),
+    (point(type="bit", function=1, write=WriteRule(function=15)), 0, "01 0F 00 07 00 01 01 00"),
 ])
-def test_the_words_that_travel(told, value, write):
-    assert encode(told, value) == write
+def test_the_bytes_that_travel(told, value, frame):
+    body = bytes.fromhex(frame)
+    assert encode(told, value, 1).frame == body + crc(body)
+
+
+def test_a_published_write_comes_out_as_published():
+    clear = point(register=0, write=WriteRule(function=16))   # the rain gauge's first accumulator
+    assert encode(clear, 0, 2).frame.hex() == "021000000001020000b2a0"
 
 
 @pytest.mark.parametrize(("told", "value", "text"), [
@@ -69,36 +87,35 @@ def test_the_words_that_travel(told, value, write):
 ])
 def test_what_cannot_be_written_exactly_is_refused(told, value, text):
     with pytest.raises(ValueError, match=text):
-        encode(told, value)
+        encode(told, value, 1)
 
 
 def test_a_new_address_is_a_list_of_writes():
-    assert address_writes(SIREN, 9) == (Write(6, 0x11, (0x18,), True, 0.2), Write(6, 0x13, (9,)))
+    """As published: the gas transmitter's unlocking, the rain gauge's register with and without broadcast."""
+    assert address_steps(SIREN, 1, 9)[0].write.frame.hex() == "000600110018d814"
+    assert [told.pause_s for told in address_steps(SIREN, 1, 9)] == [0.2, 0.0, 0.0]
+    assert [told.write.unit for told in address_steps(SIREN, 1, 9)] == [0, 1, 9]
     assert SIREN.alone
+    for broadcast, frame in ((False, "020610000003cd38"), (True, "000610000003ccda")):
+        rain = msgspec.structs.replace(SIREN, set_address=(Step(register=0x1000, value="address",
+                                                                broadcast=broadcast),))
+        assert [told.write.frame.hex() for told in address_steps(rain, 2, 3)] == [frame]
+        assert rain.alone is broadcast
     for wrong in (0, 248, -1):
         with pytest.raises(ValueError, match="1 to 247"):
-            address_writes(SIREN, wrong)
-
-
-def crc(frame: bytes) -> bytes:
-    """CRC-16/Modbus bit by bit, as printed in the standard; not the code under test."""
-    register = 0xFFFF
-    for byte in frame:
-        register ^= byte
-        for _ in range(8):
-            register = register >> 1 ^ 0xA001 if register & 1 else register >> 1
-    return struct.pack("<H", register)
+            address_steps(SIREN, 1, wrong)
 
 
 @given(st.integers(1, 247))
 def test_a_makers_own_frame_is_sent_to_any_address(address):
-    frames = action_frames(SIREN, "on", address)
+    raw = action_frames(SIREN, "on", address)
     body = bytes([address]) + bytes.fromhex("10 00 1A 00 01 01")
-    assert frames == Frames(body + crc(body), None)
+    assert raw.frame == body + crc(body)
+    assert raw.answer is None
 
 
 def test_an_action_as_published():
-    assert action_frames(SIREN, "on", 1).request.hex() == "0110001a000101ce18"
+    assert action_frames(SIREN, "on", 1).frame.hex() == "0110001a000101ce18"
     off = action_frames(SIREN, "off", 3)
     assert off.answer is not None
     assert off.answer[0] == 3
