@@ -312,11 +312,10 @@ def _writes(unit: Unit, command: Command) -> list[tuple[str, Write, Ask | None]]
             raise SetupError(f"device {command.device}: the configuration does not let {name!r} be written; "
                              f"writable: {allowed}")
         point = unit.template.point(name)
-        made = encode(point, value)
-        unit_no = unit.station.unit
         rule = point.write
-        check = Ask(unit_no, point.function, point.register, width(point.type)) if rule and rule.verify else None
-        found.append((name, Write(unit_no, made.function, made.register, made.words), check))
+        check = Ask(unit.station.unit, point.function, point.register, width(point.type)) \
+            if rule and rule.verify else None
+        found.append((name, encode(point, value, unit.station.unit), check))
     return found
 
 
@@ -325,5 +324,4 @@ def _action(unit: Unit, command: Command) -> Raw:
         allowed = ", ".join(sorted(unit.actions)) or "nothing"
         raise SetupError(f"device {command.device}: the configuration does not let {command.action!r} be done; "
                          f"allowed: {allowed}")
-    frames = action_frames(unit.template, command.action, unit.station.unit)
-    return Raw(frames.request, frames.answer)
+    return action_frames(unit.template, command.action, unit.station.unit)
