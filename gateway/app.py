@@ -24,9 +24,10 @@ from drivers import strictyaml
 from drivers.pins import open_relay
 from gateway import control, logs, site, status
 from gateway.clock import Clock
-from gateway.config import Config, Platform
+from gateway.config import Platform
 from gateway.corridor import Corridor
 from gateway.detector import Detector, Scorer
+from gateway.errands import Errands, Wire
 from gateway.inbox import Inbox
 from gateway.journal.journal import Journal, Recovered
 from gateway.journal.rows import decode, decode_events
@@ -44,6 +45,8 @@ log = logging.getLogger(__name__)
 
 WIRE_PATIENCE_S = 30.0
 """The slowest exchange of the slowest line, and a tty that takes its time to open."""
+WIRE_BACKOFF_S = (0.5, 5.0)
+"""An adapter that is plugged in again is read within ten seconds, its opening included."""
 SIREN_BACKOFF_S = (0.05, 1.0)
 """A bug on the siren's way costs what it met; what comes next must not wait for it."""
 FLUSH_S = 4.0
@@ -102,8 +105,12 @@ class Box:
             feed=self.detector.feed if config.detector.enabled else lambda _: None,
             lost=self._lost, unkept=self._unkept, each_second=self._each_second, now=clock.now)
         self.uplinks = [self._uplink(platform, path.parent) for platform in config.platforms]
-        self.control = control.Control(config.control.socket, {"status": lambda _: self.status(),
-                                                               "command": self._command})
+        self.errands = Errands({wire.id: Wire(wire, self.drivers[wire.id]) for wire in config.wires},
+                               present=lambda: self.corridor.present, sounding=self._sounding, record=self._record,
+                               new_id=new_id, now=clock.now)
+        self.control = control.Control(config.control.socket, {
+            "status": lambda _: self.status(), "command": self._command, "wire": self.errands.ask,
+            "lend": self.errands.lend})
         self.rooms = self._rooms()
         self.workers = [worker for room in self.rooms.values() for worker in room]
         self._resume(self.recovered)
@@ -126,7 +133,8 @@ class Box:
             "control": [Worker("control", self.control.step, patience_s=30.0, open=self.control.open,
                                close=self.control.close, now=now, on_fault=self._tell_fault)],
             "wire": [Worker(f"wire {wire}", partial(self._read, driver), patience_s=WIRE_PATIENCE_S, open=driver.open,
-                            close=driver.close, now=now, on_fault=partial(self._wire_fault, wire))
+                            close=driver.close, now=now, backoff_s=WIRE_BACKOFF_S,
+                            on_fault=partial(self._wire_fault, wire))
                      for wire, driver in self.drivers.items()],
         }
 
@@ -155,6 +163,15 @@ class Box:
         return self.clock.tick()
 
     # --- facts about the box itself
+
+    def _sounding(self) -> frozenset[str]:
+        """Wires on which a siren is driven now."""
+        shown = self.outputs.present()
+        return frozenset(output.wire for output in self.config.outputs
+                         if output.kind == "siren" and shown.get(output.id, {}).get("on"))
+
+    def _record(self, kind: str, zh: str, en: str, *, who: str = "", **why: Any) -> None:
+        self.corridor.tell([msgspec.structs.replace(self._fact(kind, zh, en, **why), who=who)])
 
     def _fact(self, kind: str, zh: str, en: str, **why: Any) -> Event:
         return Event(id=new_id(), kind=kind, t_ms=round(self.clock.now() * 1000), text_zh=zh, text_en=en, why=why)

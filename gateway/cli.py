@@ -208,6 +208,52 @@ def service(
     _command(socket, lang, "service", object_, service=state, for_s=hours * 3600 if state == "maintenance" else None)
 
 
+def _wire_ask(socket: str, lang: str, kind: str, device: str, **more: Any) -> None:
+    """Ask a device of the running gateway for something and print what became of it."""
+    reply = _ask(socket, {"do": "wire", "kind": kind, "device": device, **more}, lang)
+    text = reply.get(f"text_{lang}") or reply.get("text_en", "")
+    if not reply.get("ok"):
+        _fail(text, code=1)
+    said = ", ".join(f"{point} = {'-' if value is None else format(value, 'g')}"
+                     for point, value in reply.get("values", {}).items())
+    typer.echo(f"{device}: {text} {said}".rstrip())
+
+
+@cli.command()
+def write(
+    device: Annotated[str, typer.Argument(help="device id, as in the configuration")],
+    point: Annotated[str, typer.Argument(help="a point the configuration lists under writable")],
+    value: Annotated[float, typer.Argument(help="in the point's unit")],
+    socket: Socket = SOCKET,
+    lang: Lang = "zh",
+) -> None:
+    """Write a value to a device through the running gateway, and read it back."""
+    _wire_ask(socket, lang, "write", device, values={point: value})
+
+
+@cli.command()
+def act(
+    device: Annotated[str, typer.Argument(help="device id, as in the configuration")],
+    action: Annotated[str, typer.Argument(help="an action the configuration lists under actions")],
+    socket: Socket = SOCKET,
+    lang: Lang = "zh",
+) -> None:
+    """Let a device do something its template knows by name, through the running gateway."""
+    _wire_ask(socket, lang, "act", device, action=action)
+
+
+@cli.command()
+def pace(
+    device: Annotated[str, typer.Argument(help="device id, as in the configuration")],
+    every: Annotated[float, typer.Option(min=0.05, help="seconds between two readings")],
+    minutes: Annotated[float, typer.Option(min=0.01, max=1440, help="how long")] = 60.0,
+    socket: Socket = SOCKET,
+    lang: Lang = "zh",
+) -> None:
+    """Read a device faster for a while (加密采集)."""
+    _wire_ask(socket, lang, "pace", device, period_s=every, for_s=minutes * 60)
+
+
 @cli.command()
 def demo(
     forever: Annotated[bool, typer.Option(help="go on after the story, until Ctrl-C")] = False,

@@ -19,7 +19,7 @@ import struct
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -37,7 +37,27 @@ LATER_TURN_S = 0.02
 Reply = dict[str, Any]
 Later = Callable[[], Reply | None]
 """Asked again and again until it has the reply; for answers that another thread must give."""
-Handler = Callable[[dict[str, Any]], Reply | Later]
+HELD_TURN_S = 0.25
+"""How soon a connection that is held must end when what it holds is needed."""
+
+
+class Held(Protocol):
+    """A reply that holds its connection open: something lent, for as long as the borrower stays."""
+
+    def reply(self) -> Reply | None:
+        """Return the reply, None while there is none; the connection stays when it is ``ok``."""
+        ...
+
+    def over(self) -> bool:
+        """Whether the connection must be closed now."""
+        ...
+
+    def gone(self) -> None:
+        """Take note that the connection is closed, whoever closed it."""
+        ...
+
+
+Handler = Callable[[dict[str, Any]], Reply | Later | Held]
 
 
 class _Client:
@@ -47,6 +67,8 @@ class _Client:
         self.socket, self.deadline_s = connection, deadline_s
         self.read, self.write = bytearray(), memoryview(b"")
         self.later: Later | None = None
+        self.held: Held | None = None
+        self.lending = False
         self.asked = ""
 
 
@@ -56,7 +78,8 @@ class Control:
     A request is a JSON object whose ``do`` names a handler: ``{"do": "status"}``. The handler gets the whole
     object, with ``peer`` set to ``{"pid", "uid", "gid", "user"}`` of the process that asks (from the kernel,
     whatever the client wrote). It returns the reply at once, or a `Later` when another thread has to answer.
-    Replies carry ``ok``; a refusal also ``text_en`` and ``text_zh``. One request a connection.
+    Replies carry ``ok``; a refusal also ``text_en`` and ``text_zh``. One request a connection; after a `Held` reply
+    the connection itself is what was asked for.
     """
 
     def __init__(self, path: str | Path, handlers: Mapping[str, Handler],
@@ -105,8 +128,11 @@ class Control:
         """
         assert self._selector is not None
         assert self._listener is not None
-        waiting = any(client.later is not None for client in self._clients.values())
-        for key, _ in self._selector.select(min(timeout_s, LATER_TURN_S) if waiting else timeout_s):
+        if any(client.later is not None for client in self._clients.values()):
+            timeout_s = min(timeout_s, LATER_TURN_S)
+        elif any(client.lending for client in self._clients.values()):
+            timeout_s = min(timeout_s, HELD_TURN_S)
+        for key, _ in self._selector.select(timeout_s):
             client = self._clients.get(key.fd)
             if client is None:
                 self._accept()
@@ -118,6 +144,9 @@ class Control:
         for client in list(self._clients.values()):
             if client.later is not None:
                 self._answer_later(client, now_s)
+            elif client.lending and client.held is not None and not client.write:
+                if client.held.over():
+                    self._drop(client)
             elif now_s > client.deadline_s:
                 self._drop(client)
         try:
@@ -173,7 +202,7 @@ class Control:
                 log.warning("control cannot accept error=%s", error.strerror)
             return
         if len(self._clients) >= CLIENTS:
-            idle = [c for c in self._clients.values() if c.later is None and not c.write]
+            idle = [c for c in self._clients.values() if c.later is None and not c.write and not c.lending]
             self._drop(min(idle or self._clients.values(), key=lambda c: c.deadline_s))
         connection.setblocking(False)
         self._clients[connection.fileno()] = _Client(connection, self._now() + PATIENCE_S)
@@ -186,7 +215,7 @@ class Control:
             return
         except OSError:
             chunk = b""
-        if not chunk or client.later is not None:  # gone, or talking while it should listen
+        if not chunk or client.later is not None or client.lending:  # gone, or talking while it should listen
             self._drop(client)
             return
         client.read += chunk
@@ -220,6 +249,8 @@ class Control:
             self._reply(client, refusal(f"{client.asked} failed: {type(error).__name__}: {error}",
                                         f"{client.asked} 执行失败：{error}"))
             return
+        if not isinstance(reply, dict) and not callable(reply):
+            client.held, reply = reply, reply.reply
         if callable(reply):
             client.later, client.deadline_s = reply, self._now() + PATIENCE_S
         else:
@@ -238,6 +269,7 @@ class Control:
                             f"{client.asked}：{PATIENCE_S:g}秒内无应答，命令仍可能被执行")
         if reply is not None:
             client.later = None
+            client.lending = client.held is not None and bool(reply.get("ok", True))
             self._reply(client, reply)
 
     def _reply(self, client: _Client, reply: Reply) -> None:
@@ -259,13 +291,19 @@ class Control:
         except OSError:
             self._drop(client)
             return
-        if not client.write:
+        if client.write:
+            return
+        if client.lending and self._selector is not None:
+            self._selector.modify(client.socket, selectors.EVENT_READ)
+        else:
             self._drop(client)
 
     def _drop(self, client: _Client) -> None:
         if self._clients.pop(client.socket.fileno(), None) is not None and self._selector is not None:
             self._selector.unregister(client.socket)
         client.socket.close()
+        if client.held is not None:
+            client.held.gone()
 
 
 def refusal(text_en: str, text_zh: str) -> Reply:

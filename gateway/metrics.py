@@ -127,6 +127,12 @@ def _field(status: Document) -> Iterable[Family]:
         (at | {"kind": str(kind)}, count) for at, one in devices for kind, count in one.get("errors", {}).items()])
     yield _gauge("device_response_seconds", "Median response time of recent answers", [
         (at, one["response_ms"] / 1000) for at, one in devices if one.get("response_ms") is not None])
+    yield _gauge("device_response_p95_seconds", "95 % of recent answers came within this", [
+        (at, one["response_p95_ms"] / 1000) for at, one in devices if one.get("response_p95_ms") is not None])
+    yield _gauge("device_poll_slip_seconds", "95 % of recent polls began no later than this after they were due", [
+        (at, one["slip_ms"] / 1000) for at, one in devices if one.get("slip_ms") is not None])
+    yield _counter("device_polls_missed", "Polls skipped because wire or device was not free in time", [
+        (at, one.get("missed")) for at, one in devices])
 
 
 def _county(status: Document) -> Iterable[Family]:

@@ -105,6 +105,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "fault": ("故障", "fault"), "answered": ("应答", "answered"), "connected": ("已连接", "connected"),
     "disconnected": ("未连接", "not connected"), "backlog": ("积压", "backlog"), "records": ("条", "records"),
     "journal": ("日志", "journal"), "free": ("剩余", "free"), "well": ("正常", "well"), "of": ("/", " of "),
+    "timeout": ("建议应答超时", "wants an answer timeout of"), "reads_round": ("绕开", "reads round"),
     "restarts": ("重启", "restarts"), "limit": ("限值", "limit"), "for": ("持续", "for"), "days": ("天", "d"),
     "Exercise": ("演练", "EXERCISE"), "Test": ("测试", "TEST")}
 
@@ -176,11 +177,15 @@ def _wire(wire: Document, word: Word) -> Iterable[list[str]]:
     yield [str(wire.get("wire", "")), " ".join(str(wire[key]) for key in ("driver", "port") if wire.get(key)),
            word(wire.get("state", "unknown")), error]
     for device in wire.get("devices", []):
-        asked, ms = device.get("asked", 0), device.get("response_ms")
+        asked, ms, slow = device.get("asked", 0), device.get("response_ms"), device.get("response_p95_ms")
+        errors = {kind: count for kind, count in device.get("errors", {}).items() if count}
+        patience = device.get("timeout_ms") if errors.get("late") else None
         yield [f"  {device.get('device', '')} {word(device.get('state', 'unknown'))}",
                f"{word('answered')} {100 * device.get('answered', 0) / asked:.1f} %" if asked else "",
-               f"{ms:.0f} ms" if ms is not None else "",
-               ", ".join(f"{kind}×{count}" for kind, count in device.get("errors", {}).items() if count)]
+               f"{ms:.0f} ms" + (f" (95 % {slow:.0f} ms)" if slow is not None else "") if ms is not None else "",
+               ", ".join(f"{kind}×{count}" for kind, count in errors.items()),
+               f"{word('timeout')} {patience:.0f} ms" if patience else "",
+               f"{word('reads_round')} {', '.join(device['refused'])}" if device.get("refused") else ""]
 
 
 def _platform(one: Document, word: Word) -> list[str]:
