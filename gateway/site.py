@@ -67,7 +67,7 @@ def plan(path: Path) -> tuple[Budget, list[strictyaml.Problem]]:
     Raises:
         strictyaml.Problems: everything that is wrong with the file itself.
     """
-    from gateway.plan import budget   # the service does not need it
+    from gateway.plan import budget  # the service does not need it
 
     parsed = _examine(path)
     if parsed.problems or parsed.value is None:

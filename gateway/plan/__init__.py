@@ -20,7 +20,7 @@ from gateway.config import Config
 from gateway.model import Inventory, InventoryPoint
 from gateway.plan import flash
 from gateway.plan.flash import Rows
-from gateway.plan.timeline import Stream, Timeline, play, streams
+from gateway.plan.timeline import Stream, play, streams
 from gateway.plan.upstream import Site, Upstream, total, typical
 from gateway.polls import polls
 
@@ -169,26 +169,29 @@ def _sim(config: Config, upstreams: tuple[Upstream, ...]) -> list[Excess]:
     dearest = max((key for key in KEYS if KEYS[key]), key=parts.__getitem__)
     left = parts[dearest] - (spent - SHARE * limit)
     listed = ", ".join(f"{key} {mb:.1f}" for key, mb in parts.items())
-    times = parts[dearest] / left if left > 0 else math.inf
-    zh = f"把 {KEYS[dearest]} 放长到 {times:.1f} 倍" if times < 100 else f"放长 {KEYS[dearest]} 等各项间隔"
-    en = f"make {KEYS[dearest]} {times:.1f} times as long" if times < 100 else f"make {KEYS[dearest]} and the others longer"
-    return [Excess(path=("gateway", "sim_mb_month"), zh=(
-        f"每月约 {spent:.1f} MB，超过 SIM 卡 {limit:g} MB 的 {SHARE:.0%}（{listed}）：{zh}，或换每月 {spent / SHARE:.0f} MB 的卡"),
-        en=(f"about {spent:.1f} MB a month, more than {SHARE:.0%} of the SIM's {limit:g} MB ({listed}): {en}, or take a "
-            f"SIM of {spent / SHARE:.0f} MB a month"))]
+    key, card = KEYS[dearest], spent / SHARE
+    enough = 0 < parts[dearest] < 100 * left
+    zh = f"把 {key} 放长到 {parts[dearest] / left:.1f} 倍" if enough else f"把 {key} 等各项间隔都放长"
+    en = f"make {key} {parts[dearest] / left:.1f} times as long" if enough else f"make {key} and the others longer"
+    return [Excess(
+        path=("gateway", "sim_mb_month"),
+        zh=(f"每月约 {spent:.1f} MB，超过 SIM 卡 {limit:g} MB 的 {SHARE:.0%}（{listed}）：{zh}，"
+            f"或换每月 {card:.0f} MB 的卡"),
+        en=(f"about {spent:.1f} MB a month, more than {SHARE:.0%} of the SIM's {limit:g} MB ({listed}): {en}, "
+            f"or take a SIM of {card:.0f} MB a month"))]
 
 
 def _flash(config: Config, written: float) -> list[Excess]:
     limit, commit_s = config.journal.flash_mb_day, config.journal.commit_s
     if written <= SHARE * limit * MB:
         return []
-    over = written / (SHARE * limit * MB)
+    over, day, bears = written / (SHARE * limit * MB), written / MB, math.ceil(written / SHARE / MB)
     longer = math.ceil(commit_s * over * 10) / 10
     zh = f"commit_s 改为 {longer:g}、" if longer <= 60 else ""
     en = f"make commit_s {longer:g}, " if longer <= 60 else ""
-    return [Excess(path=("journal", "flash_mb_day"), zh=(
-        f"每天约写 {written / MB:.1f} MB，超过存储卡预算 {limit:g} MB 的 {SHARE:.0%}：{zh}上报间隔放长到 {over:.1f} 倍，"
-        f"或换耐写的存储并把 flash_mb_day 设为 {written / SHARE / MB:.0f}"),
-        en=(f"about {written / MB:.1f} MB written a day, more than {SHARE:.0%} of the card's {limit:g} MB: {en}report "
-            f"{over:.1f} times more seldom, or take storage that bears it and set flash_mb_day to "
-            f"{written / SHARE / MB:.0f}"))]
+    return [Excess(
+        path=("journal", "flash_mb_day"),
+        zh=(f"每天约写 {day:.1f} MB，超过存储卡预算 {limit:g} MB 的 {SHARE:.0%}：{zh}上报间隔放长到 {over:.1f} 倍，"
+            f"或换耐写的存储并把 flash_mb_day 设为 {bears}"),
+        en=(f"about {day:.1f} MB written a day, more than {SHARE:.0%} of the card's {limit:g} MB: {en}report "
+            f"{over:.1f} times more seldom, or take storage that bears it and set flash_mb_day to {bears}"))]

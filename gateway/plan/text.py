@@ -31,14 +31,13 @@ _WORDS = {
     "good": (f"结论：可以。各项都不超过 {SHARE:.0%}。", f"verdict: good. Nothing takes more than {SHARE:.0%}."),
     "bad": ("结论：不行，需要修改：", "verdict: refused, change this:"),
 }
-_NOTES = (
-    ("帧长、静默和报文正文是精确的；应答时间按 turnaround_ms，"
-     f"重连按每天 {RECONNECTS_DAY:g} 次，自检、握手和写入量是估计。",
-     "exact: characters, silence, payloads; estimated: answers take turnaround_ms, "
-     f"{RECONNECTS_DAY:g} reconnects a day, diag, handshakes, flash."),
-    ("未计入：数值变化(change)引起的加报、预警期间全部上报、重传；为此留 20 %。",
-     "not counted: reports by change, everything being reported from yellow up, retransmissions; 20 % is left for them."),
-)
+_EXACT = (
+    (f"帧长、静默和报文正文是精确的；应答时间按 turnaround_ms，重连按每天 {RECONNECTS_DAY:g} 次，"
+     "自检、握手和写入量是估计。"),
+    (f"exact: characters, silence, payloads; estimated: turnaround_ms, {RECONNECTS_DAY:g} reconnects a day, diag, "
+     "handshakes, flash."))
+_LEFT = ("未计入：数值变化(change)引起的加报、预警期间全部上报、重传；为此留 20 %。",
+         "not counted: reports by change, everything reported from yellow up, retransmissions; 20 % is left for them.")
 
 
 def lines(budget: Budget, lang: Lang) -> list[str]:
@@ -50,10 +49,7 @@ def lines(budget: Budget, lang: Lang) -> list[str]:
     for load in budget.loads:
         shown += [f"{word('wire')} {load.wire} ({load.port})", *_table(_requests(load, word("head"))), _sum(load, word)]
     shown += [word("upstream"), *(_upstream(one, word) for one in budget.upstreams), _sim(budget, word)]
-    shown += [word("flash"), f"  {budget.flash_bytes_day / MB:.1f} MB {word('of')} {budget.flash_mb_day:g} MB "
-              f"({budget.flash_bytes_day / MB / budget.flash_mb_day:.0%}) · {budget.commits_day:.0f} {word('commits')} · "
-              f"{budget.readings_day:.0f} {word('readings')}"]
-    shown += [note[lang == "en"] for note in _NOTES]
+    shown += [word("flash"), _flash(budget, word), *(note[lang == "en"] for note in (_EXACT, _LEFT))]
     if not budget.excesses:
         return [*shown, word("good")]
     return [*shown, word("bad"), *(f"  - {excess.zh if lang == 'zh' else excess.en}" for excess in budget.excesses)]
@@ -81,7 +77,8 @@ def _sum(load: Load, word: Words) -> str:
 
 def _upstream(one: Upstream, word: Words) -> str:
     parts = " · ".join(f"{word(key)} {one.parts[key] / MB:.1f}" for key in one.parts)
-    return f"  {word('platform')} {one.platform}: {one.bytes / MB:.1f} MB ({parts}) · {one.messages:.0f} {word('messages')}"
+    return (f"  {word('platform')} {one.platform}: {one.bytes / MB:.1f} MB ({parts}) · "
+            f"{one.messages:.0f} {word('messages')}")
 
 
 def _sim(budget: Budget, word: Words) -> str:
@@ -91,11 +88,17 @@ def _sim(budget: Budget, word: Words) -> str:
     return f"  {word('all')} {spent:.1f} MB {word('of')} {limit:g} MB ({spent / limit:.0%})"
 
 
+def _flash(budget: Budget, word: Words) -> str:
+    written, bears = budget.flash_bytes_day / MB, budget.flash_mb_day
+    return (f"  {written:.1f} MB {word('of')} {bears:g} MB ({written / bears:.0%}) · {budget.commits_day:.0f} "
+            f"{word('commits')} · {budget.readings_day:.0f} {word('readings')}")
+
+
 def _table(rows: Sequence[Sequence[str]]) -> Iterable[str]:
     """Columns side by side; a Chinese character is as wide as two others."""
     widths = [max(_width(row[n]) for row in rows) for n in range(len(rows[0]))]
-    return ["  " + "  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in rows]
+    padded = [[cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    return ["  " + "  ".join(row).rstrip() for row in padded]
 
 
 def _width(text: str) -> int:

@@ -66,7 +66,8 @@ def typical(inventory: Inventory, count: int) -> Samples:
     made["flag"] = 1
     made["t_ms"] = np.sort(86_400_000 + rng.integers(0, 10_000, count))
     low = np.array([0.0 if p.low is None else p.low for p in points] or [0.0])[index]
-    high = np.array([(p.low or 0.0) + 1000 * p.resolution if p.high is None else p.high for p in points] or [1.0])[index]
+    high = np.array([p.high if p.high is not None else (p.low or 0.0) + 1000 * p.resolution for p in points]
+                    or [1.0])[index]
     step = np.array([p.resolution for p in points] or [1.0])[index]
     made["value"] = np.rint(rng.uniform(low, high) / step) * step
     return made

@@ -75,6 +75,6 @@ def figures(quick: bool) -> Iterator[Figure]:
         worst = max(worst, (planned_ms / best_ms, planned_ms, best_ms))
     _, planned_ms, best_ms = worst
     yield figure("bus.plan_over_optimum", planned_ms, "ms", best_ms, "ratio = 1.0",
-                 f"bus time of the planned reads of {DEVICES} devices x {REGISTERS} registers scattered over {ADDRESSES} "
-                 f"addresses, 8N2; the worst of: {'; '.join(told)}; seed {seed}; reference: shortest path over "
-                 "everything that can be read")
+                 f"bus time of the planned reads of {DEVICES} devices x {REGISTERS} registers scattered over "
+                 f"{ADDRESSES} addresses, 8N2; the worst of: {'; '.join(told)}; seed {seed}; reference: "
+                 "shortest path over everything that can be read")
