@@ -76,7 +76,8 @@ def test_the_document_says_what_the_wire_carries():
     document = json.loads(mingluo("plan", str(ROOT / "config/gateway.yaml"), "--json").stdout)
     assert document["good"]
     bus = document["loads"][0]
-    assert [(r["device"], r["function"], r["first"], r["count"], r["points"], r["poll_s"]) for r in bus["requests"]] == [
+    keys = ("device", "function", "first", "count", "points", "poll_s")
+    assert [tuple(request[key] for key in keys) for request in bus["requests"]] == [
         ("rain", 3, 0, 1, ["total"], 10.0), ("crack", 3, 0, 1, ["displacement"], 10.0)]
     char_ms = 10_000 / 9600
     assert bus["requests"][0]["ms"] == pytest.approx(3.5 * char_ms + 10 + 15 * char_ms)
@@ -216,8 +217,8 @@ def points_of(count: int) -> tuple[InventoryPoint, ...]:
 
 def written() -> int:
     """Bytes this process has caused to be written to a disk."""
-    with open("/proc/self/io") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("write_bytes"))
+    counts = Path("/proc/self/io").read_text().splitlines()
+    return next(int(line.split()[1]) for line in counts if line.startswith("write_bytes"))
 
 
 @pytest.mark.parametrize(("per_commit", "quota", "warm_up"), [(2, 1 << 23, 100), (100, 1 << 21, 2500),
