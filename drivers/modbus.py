@@ -29,7 +29,7 @@ from drivers import (
 )
 from drivers import Wire as AnyWire
 from drivers.line import SerialLine
-from drivers.load import cost_of, overload
+from drivers.load import Overload, Request, cost_of, overload, requests
 from drivers.modbus_wire import Device, ModbusWire, Problem, line_settings, problems, settings_of, target_of
 from drivers.network import Network
 from drivers.power import Power
@@ -80,8 +80,8 @@ class Modbus:
                                      for target, rounds in self._rounds.items() if target), now)
         self._loan: tuple[Command, float] | None = None
         self._heard_s = self._opened_s = -math.inf
-        for _, text in self.overload(wire, polls, library):
-            log.warning("wire_overloaded wire=%s %s", wire.id, text)
+        for told in self.overload(wire, polls, library):
+            log.warning("wire_overloaded wire=%s %s", wire.id, told.en)
 
     @staticmethod
     def describe(wire: ModbusWire, library: Library) -> Mapping[str, Mapping[str, PointInfo]]:
@@ -100,9 +100,14 @@ class Modbus:
         return problems(wire, library)
 
     @staticmethod
-    def overload(wire: ModbusWire, polls: Polls, library: Library) -> list[Problem]:
+    def overload(wire: ModbusWire, polls: Polls, library: Library) -> list[Overload]:
         """Say where polls want more time than wire or device has; apart from `problems`, which knows no polls."""
         return overload(wire, polls, library)
+
+    @staticmethod
+    def requests(wire: ModbusWire, polls: Polls, library: Library) -> list[Request]:
+        """Plan every read of the wire without touching it."""
+        return requests(wire, polls, library)
 
     def open(self) -> None:
         """Take the wire; raises LinkError while it is not there."""

@@ -410,10 +410,11 @@ def test_a_wire_that_cannot_keep_up_is_told_with_numbers(caplog):
     polls = {"rain": {"total": 0.2}, "crack": {"displacement": 0.2}}
     found = Modbus.overload(slow, polls, LIBRARY)
     # 29.2 ms of silence, as much before the answer, 15 characters of 8.33 ms, twice, in 200 ms
-    assert "183%" in found[-1][1]
+    assert "183%" in found[-1].en
+    assert "183%" in found[-1].zh
     assert Modbus.overload(slow, {"rain": {"total": 2}, "crack": {"displacement": 2}}, LIBRARY) == []
     gas = wire("p", Device(id="gas", template="gas-self-describing", address=1))
-    assert "faster than it can answer" in Modbus.overload(gas, {"gas": {"concentration": 0.5}}, LIBRARY)[0][1]
+    assert "faster than it can answer" in Modbus.overload(gas, {"gas": {"concentration": 0.5}}, LIBRARY)[0].en
     Modbus(slow, polls, LIBRARY, time.monotonic)
     assert "wire_overloaded" in caplog.text
 

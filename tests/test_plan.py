@@ -88,15 +88,14 @@ def test_the_document_says_what_the_wire_carries():
 @pytest.mark.parametrize(("sections", "line", "zh", "en"), [
     ({"gateway": {"sim_mb_month": 30}}, "sim_mb_month:", "SIM 卡 30 MB", "the SIM's 30 MB"),
     ({"journal": {"commit_s": 1}}, "journal:", "commit_s 改为", "make commit_s"),
-    ({"wires": {"serial": {"baud": 1200}, "turnaround_ms": 1000, "answer_timeout_ms": 5000}}, "devices:", "轮询过密",
-     "faster"),
+    ({"wires": {"serial": {"baud": 1200}, "turnaround_ms": 1000, "answer_timeout_ms": 5000}}, "devices:",
+     "轮询占用", "of the wire's time"),
 ])
 def test_what_does_not_fit_is_refused_with_what_to_do(tmp_path, sections, line, zh, en):
     path = changed(tmp_path, **sections)
     if "wires" in sections:
         text = path.read_text(encoding="utf-8")
         path.write_text(text.replace("poll_s: 10", "poll_s: 1"), encoding="utf-8")
-        zh, en = "轮询过密", "of the wire's time"
     done = mingluo("plan", str(path))
     assert (done.returncode, "结论：不行" in done.stdout, zh in done.stdout) == (1, True, True), done.stdout
     done = mingluo("plan", str(path), "--lang", "en")
@@ -108,6 +107,13 @@ def test_what_does_not_fit_is_refused_with_what_to_do(tmp_path, sections, line, 
     number = int(said.stderr.split(f"{path}:")[1].split(":")[0])
     assert line in "".join(path.read_text(encoding="utf-8").splitlines()[number - 2:number])
     assert site.load(path).gateway.id
+
+
+def test_a_device_without_rest_is_said_in_both_languages(tmp_path):
+    path = changed(tmp_path)
+    path.write_text(path.read_text(encoding="utf-8").replace("poll_s: 2", "poll_s: 0.4"), encoding="utf-8")
+    assert "gas 轮询太密" in mingluo("plan", str(path)).stdout
+    assert "gas is polled faster than it can answer" in mingluo("plan", str(path), "--lang", "en").stdout
 
 
 def test_following_the_advice_makes_it_fit(tmp_path):
@@ -129,6 +135,19 @@ def test_a_broken_file_is_said_as_check_says_it(tmp_path):
     done = mingluo("plan", str(path))
     assert done.returncode == 1
     assert "gateway.yaml:1" in done.stderr
+
+
+def test_a_day_of_alarm_costs_as_if_everything_were_reported(tmp_path):
+    quiet = reckoned(ROOT / "config/gateway.yaml")
+    path = changed(tmp_path, journal={"commit_s": 1})
+    made = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for watched in made["objects"]:
+        for point in watched["points"]:
+            point["report"] = {"every_s": 0}
+    path.write_text(yaml.safe_dump(made, allow_unicode=True, sort_keys=False), encoding="utf-8")
+    loud = reckoned(path)
+    assert quiet.alert_bytes_day == pytest.approx(loud.upstreams[0].bytes / 30, rel=1e-4)
+    assert quiet.alert_bytes_day > 2 * quiet.upstreams[0].bytes / 30
 
 
 def test_polling_is_not_reporting(tmp_path):

@@ -8,7 +8,8 @@ starting: the service runs on whatever it is given, these figures are for who se
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from msgspec import Struct
 
@@ -20,13 +21,19 @@ from gateway.config import Config
 from gateway.model import Inventory, InventoryPoint
 from gateway.plan import flash
 from gateway.plan.flash import Rows
-from gateway.plan.timeline import Stream, play, streams
-from gateway.plan.upstream import Site, Upstream, total, typical
+from gateway.plan.timeline import Stream, Timeline, play, streams
+from gateway.plan.upstream import MONTH_S, Site, Upstream, total, typical
 from gateway.polls import polls
 
 MB = 1e6
+ALERT_COMMIT_S = 1.0
+"""How often the journal commits from yellow up."""
 KEYS = {"data": "report.every_s", "warn": "warn_every_s", "diag": "diag_every_s", "ping": "keepalive_s", "connect": ""}
 """What to turn to spend less on a part of the upstream."""
+
+
+Ask = tuple[str, tuple[str, ...], float]
+"""Device, points, period: what one read carries."""
 
 
 class Load(Struct, frozen=True, kw_only=True):
@@ -34,13 +41,15 @@ class Load(Struct, frozen=True, kw_only=True):
 
     wire: str
     port: str
-    serial: bool
     requests: tuple[Request, ...]
 
     @property
     def share(self) -> float:
-        """Of the wire's time."""
-        return math.fsum(request.ms / (1000 * request.poll_s) for request in self.requests)
+        """Of the time of the line, or of the busiest host."""
+        hosts: dict[str, float] = {}
+        for request in self.requests:
+            hosts[request.host] = hosts.get(request.host, 0.0) + request.ms / (1000 * request.poll_s)
+        return max(hosts.values(), default=0.0)
 
     @property
     def cycle_ms(self) -> float:
@@ -61,6 +70,16 @@ class Excess(Struct, frozen=True, kw_only=True):
     en: str
 
 
+class Way(Struct, frozen=True, kw_only=True):
+    """What is known of one wire."""
+
+    infos: Mapping[str, PointInfo]
+    """device.point → what its template says."""
+    asks: tuple[Ask, ...]
+    load: Load | None = None
+    excesses: tuple[Excess, ...] = ()
+
+
 class Budget(Struct, frozen=True, kw_only=True):
     """The whole plan."""
 
@@ -71,6 +90,8 @@ class Budget(Struct, frozen=True, kw_only=True):
     flash_mb_day: float
     commits_day: float
     readings_day: float
+    alert_bytes_day: float
+    """Upstream in a day on which everything is yellow or worse: every reading is reported, each second."""
     excesses: tuple[Excess, ...]
 
 
@@ -84,64 +105,59 @@ def budget(config: Config, library: Library) -> Budget:
     Raises:
         SetupError: a driver or a template is missing; `check` says it with its line.
     """
-    asked = polls(config)
-    excesses: list[Excess] = []
-    loads: list[Load] = []
-    infos: dict[str, PointInfo] = {}
-    found: list[Stream] = []
-    index = {point.id: n for n, point in enumerate(p for w in config.objects for p in w.points)}
-    wanted: dict[str, dict[str, list[tuple[int, float, float]]]] = {}
-    for point in (p for watched in config.objects for p in watched.points):
-        device, _, name = point.read.partition(".")
-        wanted.setdefault(device, {}).setdefault(name, []).append((index[point.id], point.report.every_s, point.poll_s))
+    asked, ways = polls(config), list[Way]()
     for n, wire in enumerate(config.wires):
-        driver = drivers.find(wire.driver)
-        mine = driver.describe(wire, library)
-        infos |= {f"{device}.{name}": info for device, points in mine.items() for name, info in points.items()}
-        here = {device: asked[device] for device in mine if device in asked}
-        reads = _reads(driver, wire, here, library)
-        if reads is not None:
-            loads.append(Load(wire=wire.id, port=getattr(wire, "port", ""), requests=tuple(reads),
-                              serial="://" not in getattr(wire, "port", "")))
-            excesses += [Excess(path=("wires", n, *below), zh=zh, en=en)
-                         for below, zh, en in _overload(driver, wire, here, library)]
-        found += _streams([(r.device, r.points, r.poll_s) for r in reads] if reads is not None else [
-            (device, (name,), poll_s) for device, points in here.items() for name, poll_s in points.items()], wanted)
+        ways.append(_way(n, wire, asked, library))
+    infos = {read: info for way in ways for read, info in way.infos.items()}
     inventory = _inventory(config, infos)
     rows = Rows(typical(inventory, 1024))
-    timeline = play(found, len(index), config.journal.commit_s, bool(config.platforms))
-    site = Site(config, inventory, timeline, rows)
-    upstreams = tuple(site.upstream(platform) for platform in config.platforms)
+    index = {point.point: n for n, point in enumerate(inventory.points)}
+    wanted: dict[str, list[tuple[int, float]]] = {}
+    for point in inventory.points:
+        wanted.setdefault(point.read, []).append((index[point.point], point.report_every_s))
+    loud = {read: [(n, 0.0) for n, _ in carried] for read, carried in wanted.items()}
+    commit_s, taken = config.journal.commit_s, bool(config.platforms)
+    timeline, alert = (
+        play([stream for way in ways for stream in _streams(way.asks, reports)], len(index), every_s, taken)
+        for reports, every_s in ((wanted, commit_s), (loud, min(ALERT_COMMIT_S, commit_s))))
+    upstreams = _upstreams(config, inventory, timeline, rows)
     written = flash.day_bytes(timeline, rows)
-    excesses += [*_sim(config, upstreams), *_flash(config, written)]
     day = 86400 / timeline.seconds
-    return Budget(loads=tuple(loads), upstreams=upstreams, sim_mb_month=config.gateway.sim_mb_month,
-                  flash_bytes_day=written, flash_mb_day=config.journal.flash_mb_day,
+    return Budget(loads=tuple(way.load for way in ways if way.load is not None), upstreams=upstreams,
+                  sim_mb_month=config.gateway.sim_mb_month, flash_bytes_day=written,
+                  flash_mb_day=config.journal.flash_mb_day,
+                  alert_bytes_day=total(_upstreams(config, inventory, alert, rows)) * 86400 / MONTH_S,
                   commits_day=len(timeline.commits) * day, readings_day=float(timeline.reports.sum()) * day,
-                  excesses=tuple(excesses))
+                  excesses=(*(excess for way in ways for excess in way.excesses), *_sim(config, upstreams),
+                            *_flash(config, written)))
 
 
-def _reads(driver: type[drivers.Driver], wire: Wire, here: drivers.Polls, library: Library) -> list[Request] | None:
-    """None for a driver whose reads are not planned."""
-    planned = getattr(driver, "requests", None)
-    found: list[Request] | None = planned(wire, here, library) if planned is not None else None
-    return found
+def _way(n: int, wire: Wire, asked: drivers.Polls, library: Library) -> Way:
+    """Look at the n-th wire. Drivers that plan their reads have `requests` and `overload`; others cost no bus."""
+    driver: Any = drivers.find(wire.driver)
+    mine = driver.describe(wire, library)
+    infos = {f"{device}.{name}": info for device, points in mine.items() for name, info in points.items()}
+    here = {device: asked[device] for device in mine if device in asked}
+    if not hasattr(driver, "requests"):
+        return Way(infos=infos, asks=tuple((device, (name,), poll_s) for device, points in here.items()
+                                           for name, poll_s in points.items()))
+    requests: list[Request] = driver.requests(wire, here, library)
+    return Way(infos=infos, load=Load(wire=wire.id, port=getattr(wire, "port", ""), requests=tuple(requests)),
+               asks=tuple((request.device, request.points, request.poll_s) for request in requests),
+               excesses=tuple(Excess(path=("wires", n, *told.path), zh=told.zh, en=told.en)
+                              for told in driver.overload(wire, here, library)))
 
 
-def _overload(driver: type[drivers.Driver], wire: Wire, here: drivers.Polls,
-              library: Library) -> list[tuple[Path, str, str]]:
-    told = getattr(driver, "overload", None)
-    return [] if told is None else [(path, f"线路 {wire.id} 轮询过密，时间不够用：{text}", text)
-                                    for path, text in told(wire, here, library)]
+def _upstreams(config: Config, inventory: Inventory, timeline: Timeline, rows: Rows) -> tuple[Upstream, ...]:
+    site = Site(config, inventory, timeline, rows)
+    return tuple(site.upstream(platform) for platform in config.platforms)
 
 
-def _streams(reads: list[tuple[str, tuple[str, ...], float]],
-             wanted: Mapping[str, Mapping[str, list[tuple[int, float, float]]]]) -> list[Stream]:
+def _streams(reads: Sequence[Ask], wanted: Mapping[str, Sequence[tuple[int, float]]]) -> list[Stream]:
     """What is reported of the reads of one wire; reads of one period are spread over it."""
     periods: dict[float, list[list[tuple[int, float]]]] = {}
     for device, points, poll_s in reads:
-        carried = [(n, every_s) for name in points for n, every_s, _ in wanted.get(device, {}).get(name, ())]
-        periods.setdefault(poll_s, []).append(carried)
+        periods.setdefault(poll_s, []).append([c for name in points for c in wanted.get(f"{device}.{name}", ())])
     return [stream for poll_s, members in periods.items() for k, carried in enumerate(members, 1)
             for stream in streams(poll_s, poll_s * (k / len(members)) % poll_s, carried)]
 

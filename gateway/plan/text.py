@@ -27,6 +27,7 @@ _WORDS = {
     "diag": ("自检", "diag"), "ping": ("心跳", "pings"), "connect": ("重连", "reconnects"), "all": ("合计", "total"),
     "messages": ("条消息", "messages"), "flash": ("存储卡写入（每天）", "flash writes (a day)"),
     "commits": ("次提交", "commits"), "readings": ("条读数", "readings"), "of": ("预算", "of"),
+    "alert": ("黄色及以上全部上报时每天", "a day on which everything is reported (yellow and up)"),
     "no_sim": ("没有写 sim_mb_month，不核对", "no sim_mb_month given, nothing to check it against"),
     "good": (f"结论：可以。各项都不超过 {SHARE:.0%}。", f"verdict: good. Nothing takes more than {SHARE:.0%}."),
     "bad": ("结论：不行，需要修改：", "verdict: refused, change this:"),
@@ -83,9 +84,10 @@ def _upstream(one: Upstream, word: Words) -> str:
 
 def _sim(budget: Budget, word: Words) -> str:
     spent, limit = total(budget.upstreams) / MB, budget.sim_mb_month
+    alert = f"{word('alert')} {budget.alert_bytes_day / MB:.1f} MB"
     if limit is None:
-        return f"  {word('all')} {spent:.1f} MB · {word('no_sim')}"
-    return f"  {word('all')} {spent:.1f} MB {word('of')} {limit:g} MB ({spent / limit:.0%})"
+        return f"  {word('all')} {spent:.1f} MB · {word('no_sim')} · {alert}"
+    return f"  {word('all')} {spent:.1f} MB {word('of')} {limit:g} MB ({spent / limit:.0%}) · {alert}"
 
 
 def _flash(budget: Budget, word: Words) -> str:
