@@ -27,7 +27,7 @@ from gateway.plan import MB, budget
 from gateway.plan.flash import Rows, day_bytes
 from gateway.plan.text import lines
 from gateway.plan.timeline import Commit, Timeline, play, streams
-from gateway.plan.upstream import HEADERS, MONTH_S, on_wire, ping, typical
+from gateway.plan.upstream import HEADERS, MONTH_S, RECONNECTS_DAY, on_wire, ping, typical
 from hil.broker import Broker, free_port
 from hil.certificates import Authority
 from hil.proxy import Proxy
@@ -332,8 +332,15 @@ def test_the_sim_carries_what_was_reckoned(tmp_path):
         print(f"{one.platform}: {real[one.platform]} bytes in {took_s:.2f} s, {ours:.0f} reckoned, "
               f"{ours / real[one.platform]:.3f}; until then {opened[one.platform]}")
         print({part: round(value / MONTH_S * 10) for part, value in one.parts.items()}, len(json.dumps(
-            status, ensure_ascii=False, separators=(",", ":")).encode()), config.gateway.id)
+            status, ensure_ascii=False, separators=(",", ":")).encode()))
         assert ours == pytest.approx(real[one.platform], rel=0.15)
+        # what a connection begins with: what there was until the window opened, less what went on since it stood
+        stood_s = began_s - next(p["since_s"] for p in status["platforms"] if p["platform"] == one.platform)
+        began = opened[one.platform] - (one.parts["data"] + one.parts["warn"]) / MONTH_S * stood_s \
+            - one.parts["diag"] / MONTH_S * config.platforms[0].diag_every_s
+        connect = one.parts["connect"] / (RECONNECTS_DAY * 30)
+        print(f"connecting: about {began:.0f} bytes, {connect:.0f} reckoned")
+        assert connect == pytest.approx(began, rel=0.35)
 
 
 def test_a_message_costs_its_headers_too():
