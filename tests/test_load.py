@@ -70,3 +70,21 @@ def test_a_full_wire_is_said_with_numbers_in_both_languages():
     assert "92%" in told.en
     assert "92%" in told.zh
     assert overload(wire(RAIN, serial=Serial(baud=1200)), {"rain": {"total": 1.0}}, LIBRARY) == []
+
+
+def test_hosts_of_one_wire_have_each_their_own_time():
+    near, far = (Device(id=f"d{n}", template="gas-self-describing", address=1, port=f"tcp://10.0.0.{n}:502")
+                 for n in (1, 2))
+    both = wire(near, far, port="", turnaround_ms=600)
+    assert [r.host for r in requests(both, {"d1": {"concentration": 2.0}, "d2": {"concentration": 2.0}}, LIBRARY)] == [
+        "tcp://10.0.0.1:502", "tcp://10.0.0.2:502"]
+    # each fills 55 % of its own host's time: together more than all of one, but there are two
+    assert overload(both, {"d1": {"concentration": 2.0}, "d2": {"concentration": 2.0}}, LIBRARY) == []
+    (told,) = overload(both, {"d1": {"concentration": 2.0}, "d2": {"concentration": 1.2}}, LIBRARY)
+    assert told.path == ("devices", 1)
+
+
+def test_ascii_takes_twice_the_characters():
+    template = find("rain-tipping", LIBRARY)
+    plain, ascii_ = (cost_of(wire(RAIN, GAS, framing=framing), RAIN, template) for framing in (None, "ascii"))
+    assert (ascii_.exchange_ms(3, 10) - plain.exchange_ms(3, 10)) * 9600 / 10_000 == 28 + 40 - 33
