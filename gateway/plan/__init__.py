@@ -142,7 +142,9 @@ def _way(n: int, wire: Wire, asked: drivers.Polls, library: Library) -> Way:
         return Way(infos=infos, asks=tuple((device, (name,), poll_s) for device, points in here.items()
                                            for name, poll_s in points.items()))
     requests: list[Request] = driver.requests(wire, here, library)
-    return Way(infos=infos, load=Load(wire=wire.id, port=getattr(wire, "port", ""), requests=tuple(requests)),
+    hosts = list(dict.fromkeys(request.host for request in requests))
+    port = hosts[0] if len(hosts) == 1 else f"{len(hosts)} × tcp://"
+    return Way(infos=infos, load=Load(wire=wire.id, port=port, requests=tuple(requests)),
                asks=tuple((request.device, request.points, request.poll_s) for request in requests),
                excesses=tuple(Excess(path=("wires", n, *told.path), zh=told.zh, en=told.en)
                               for told in driver.overload(wire, here, library)))
