@@ -1,4 +1,4 @@
-"""Rain, soil, tilt, crack, vibrating-wire, settlement, flow, current-loop and output models, proven without our codec."""
+"""Models for rain, soil, tilt, cracks, vibrating wires, settlement, flow and outputs, proven without our codec."""
 
 from __future__ import annotations
 
