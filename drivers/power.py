@@ -8,6 +8,7 @@ when to poll.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Annotated, Literal
 
@@ -42,7 +43,7 @@ class Power:
         self.on = False
 
     def step(self, due_s: float, station: Station, now: float) -> float:
-        """Switch for a poll that is due at `due_s`; return when to look again."""
+        """Switch for a poll that is due at `due_s`; return when to look again (while it is on, no need to)."""
         start_s = due_s - self._warm_up_s
         if not self.on and start_s <= now:
             self._switch(on=True)
@@ -50,7 +51,7 @@ class Power:
             station.free_s = max(station.free_s, now + self._warm_up_s)
         elif self.on and start_s > now + SETTLE_S:
             self._switch(on=False)
-        return due_s if self.on else start_s
+        return math.inf if self.on else start_s
 
     def settling(self, station: Station, now: float) -> bool:
         """Whether the answer that came now is one of those to throw away."""
