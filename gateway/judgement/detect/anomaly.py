@@ -67,7 +67,7 @@ class Anomaly:
         n = len(resolution)
         self._floor = np.maximum(np.asarray(resolution, np.float64), _TINY)
         self._counter = np.asarray(counter, bool)
-        self._ring = np.full((n, WINDOW), np.nan)
+        self._ring = np.zeros((n, WINDOW))  # memory the machine gives with the first reading, not before
         self._filled = np.zeros(n, np.int64)
         self._head = np.zeros(n, np.int64)
         self._last = np.full(n, np.nan)
