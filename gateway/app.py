@@ -22,7 +22,7 @@ import numpy as np
 import drivers
 from drivers import strictyaml
 from drivers.pins import open_relay
-from gateway import control, logs, site, status
+from gateway import control, heap, logs, site, status
 from gateway.clock import Clock
 from gateway.config import Platform
 from gateway.corridor import Corridor
@@ -299,9 +299,11 @@ def metrics_of(box: Box) -> Callable[[], None]:
 
 def run(path: str, scorer: Scorer | None = None) -> int:
     """Run the box of a configuration until it is told to stop; return the exit code."""
+    heap.share()
     end_logs = logs.begin()
     try:
         box = Box(Path(path), scorer)
+        heap.settle()
         stop_metrics = metrics_of(box)
         try:
             return Supervisor(box.rooms).run()

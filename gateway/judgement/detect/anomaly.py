@@ -21,6 +21,8 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[Any]]
 
 WINDOW = 60
+CHANNELS = 1024
+"""Channels of a round scored in one go: enough for numpy, few enough for a small machine's cache and memory."""
 EPISODE_HOLD_S = 600.0
 NORMAL = 1.4826
 _TINY = 1e-9
@@ -87,8 +89,9 @@ class Anomaly:
         score = np.full(len(indices), np.nan)
         usable = np.flatnonzero(np.isfinite(values))
         for at in rounds(indices[usable]):
-            where = usable[at]
-            expected[where], score[where] = self._round(indices[where], values[where])
+            for first in range(0, len(at), CHANNELS):
+                where = usable[at[first:first + CHANNELS]]
+                expected[where], score[where] = self._round(indices[where], values[where])
         told = np.flatnonzero(~np.isnan(score))
         return Scores(indices[told], times[told], values[told], expected[told], score[told])
 
