@@ -25,12 +25,17 @@ import numpy as np
 import drivers
 from gateway.inbox import Ask, Inbox
 from gateway.judgement.outcome import Feed, Outcome
-from gateway.model import LEVELS, Command, Demand, Door, Event, Present, Reply, Samples
+from gateway.model import LEVELS, SAMPLE, Command, Demand, Door, Event, Present, Reply, Samples
 
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
 """What only the clock can notice is noticed within this time."""
+
+
+def joined(parts: Sequence[Samples]) -> Samples:
+    """Join Samples, not to be written to; concatenate would work out the type of their fields anew each time."""
+    return np.frombuffer(b"".join([part.tobytes() for part in parts]), SAMPLE)
 
 
 class Judge(Protocol):
@@ -170,7 +175,7 @@ class Corridor:
     def _stage(self, events: Sequence[Event] = (), latch: bytes | None = None) -> None:
         """Stage what has been judged so far, in one write. Samples first: an event never overtakes its cause."""
         parts, self._samples = self._samples, []
-        samples = parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else None
+        samples = parts[0] if len(parts) == 1 else joined(parts) if parts else None
         if latch is not None:
             self._latch = latch
         try:

@@ -32,36 +32,34 @@ class Inbox:
 
     def __init__(self, scans: int = 20_000) -> None:
         self._limit = scans
-        self._lock = threading.Lock()
-        self._ready = threading.Event()
+        self._some = threading.Condition(threading.Lock())
         self._scans: deque[Scan] = deque()
         self._asks: list[Ask] = []
         self._dropped = 0
 
     def put(self, scans: Iterable[Scan]) -> None:
         """Add Scans; the oldest go when there are more than the bound."""
-        with self._lock:
+        with self._some:
             self._scans.extend(scans)
             while len(self._scans) > self._limit:
                 self._scans.popleft()
                 self._dropped += 1
-        self._ready.set()
+            self._some.notify()
 
     def ask(self, ask: Ask) -> None:
         """Have `ask` called by the pipeline's thread, before any waiting Scan."""
-        with self._lock:
+        with self._some:
             self._asks.append(ask)
-        self._ready.set()
+            self._some.notify()
 
     def take(self, timeout_s: float, most: int = 256) -> Taken:
         """Wait up to `timeout_s` for anything, then take all asks and up to `most` Scans."""
-        self._ready.wait(timeout_s)
-        with self._lock:
+        with self._some:
+            if not self._scans and not self._asks and timeout_s > 0:
+                self._some.wait(timeout_s)
             asks, self._asks = self._asks, []
             scans = [self._scans.popleft() for _ in range(min(most, len(self._scans)))]
             dropped, self._dropped = self._dropped, 0
-            if not self._scans:
-                self._ready.clear()
         return Taken(asks, scans, dropped)
 
     def __len__(self) -> int:

@@ -24,7 +24,7 @@ OWNERS = {
     "typer": {"gateway.cli"},
     "click": {"gateway.cli"},
     "rich": {"gateway.cli"},
-    "ctypes": {"gateway.kernelclock"},
+    "ctypes": {"gateway.kernelclock", "gateway.heap"},
     "sqlite_utils": set(), "asyncio": set(), "amqtt": set(), "pytest": set(), "hypothesis": set(),
 }
 CONCRETE = {"gateway.judgement.pipeline", "gateway.journal.journal", "gateway.uplink.uplink", "gateway.outputs",

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from gateway.config import Watched
 from gateway.judgement import words
 from gateway.judgement.limits import Array, Limit
@@ -77,6 +79,10 @@ class Watch:
         """Return the id of a point by its index in the inventory."""
         return self.config.points[index - self.points.start].id
 
+    def among(self, lost: Array) -> Array:
+        """The part of a column of the inventory that is about this object's points."""
+        return lost[self.points.start:self.points.stop]
+
     @property
     def concern(self) -> int:
         """The worse of what the rules say and what the alarm holds."""
@@ -84,7 +90,7 @@ class Watch:
 
     def colour(self, lost: Array) -> Colour:
         """What the rules say now: the worst vote, or unknown when that is below yellow and an input is lost."""
-        if self.vote < YELLOW and lost[self.inputs].any():
+        if self.vote < YELLOW and np.count_nonzero(self.among(lost)) and lost[self.inputs].any():
             return Colour.UNKNOWN
         return LEVELS[self.vote]
 
@@ -170,4 +176,4 @@ def present(watch: Watch, lost: Array) -> PresentObject:
         status=watch.status, colour=watch.colour(lost), alarm=alarm.id if alarm else "",
         alarm_colour=LEVELS[alarm.level] if alarm else Colour.NONE, acknowledged=bool(alarm and alarm.acknowledged),
         since_ms=milliseconds(alarm.since_s) if alarm else 0, why=watch.whys(),
-        lost=tuple(watch.point_id(i) for i in watch.points if lost[i]))
+        lost=tuple(watch.config.points[k].id for k in np.flatnonzero(watch.among(lost)).tolist()))

@@ -173,7 +173,7 @@ class Limits:
         hot = x >= table.reach
         if self._any_busy:
             hot |= self._busy[table.ids]
-        if not hot.any():
+        if not np.count_nonzero(hot):
             return [], []
         off, ask = [], []
         for k in np.flatnonzero(hot).tolist():

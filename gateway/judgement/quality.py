@@ -50,6 +50,15 @@ _SURE = np.array([r in {Reason.QUARANTINED, Reason.LINK, Reason.NO_DATA, Reason.
                         Reason.UNIT_MISMATCH, Reason.STALE} for r in REASONS])
 
 
+class Tested(NamedTuple):
+    """Those points of a selection that have a test of how they move; both index the same points."""
+
+    at: Select
+    """In the selection."""
+    points: Select
+    """In the inventory."""
+
+
 class Table(NamedTuple):
     """The tests' limits for one selection of points, gathered once; `n` = number of points."""
 
@@ -57,10 +66,22 @@ class Table(NamedTuple):
     n: int
     low: Array
     high: Array
-    moving: bool
-    """Some point has a rate or flat-line test."""
+    rated: Tested | None
+    """Points with a rate test; None = no point has one."""
+    watched: Tested | None
+    """Points with a flat-line test."""
     enter: Array | None
     """Which points' readings enter rate and flat-line state; None = all."""
+
+
+class Still(NamedTuple):
+    """What the flat-line test says of the points that have it."""
+
+    flat: Array
+    v: Array
+    """The value since when unchanged."""
+    t_s: Array
+    """That time."""
 
 
 class Verdict(NamedTuple):
@@ -116,9 +137,15 @@ class Quality:
 
     def table(self, sel: Select, enter: Array) -> Table:
         """Gather the limits for a selection. `enter` (bool, one a point): its readings enter rate and flat state."""
-        moving = bool(((self._rate[sel] < HUGE) | (self._flat_s[sel] < HUGE)).any())
+        def tested(limits: Array) -> Tested | None:
+            at = np.flatnonzero(limits[sel] < HUGE)
+            if len(at) == len(enter):
+                return Tested(slice(None), sel) if len(at) else None
+            return Tested(at, np.arange(len(limits))[sel][at]) if len(at) else None
+
         return Table(sel, len(enter), np.maximum(self._low[sel], self._site_low[sel]),
-                     np.minimum(self._high[sel], self._site_high[sel]), moving, None if enter.all() else enter)
+                     np.minimum(self._high[sel], self._site_high[sel]), tested(self._rate), tested(self._flat_s),
+                     None if enter.all() else enter)
 
     def judge(self, table: Table, v: Array, notes: Sequence[str], t_s: float, *, heard: bool = True) -> Verdict | None:
         """Flag one Scan.
@@ -136,33 +163,44 @@ class Quality:
         sel = table.sel
         if heard:
             self._heard[sel] = t_s
-        quiet = not notes and bool(((v >= table.low) & (v <= table.high)).all()) and not self._uneven[sel].any()
-        if not table.moving:
-            return None if quiet else self._weigh(table, v, notes, t_s, None)
-        motion = self._motion(sel, v, t_s)
-        if quiet and table.enter is None and not motion[0].any() and not motion[1].any():
-            self._last_v[sel] = v
-            self._last_t[sel] = t_s
-            self._still_v[sel], self._still_t[sel] = motion[2], motion[3]
-            return None
-        return self._weigh(table, v, notes, t_s, motion)
+        # count_nonzero is a third of the price of any() and all(), and this is most of what a quiet Scan costs
+        quiet = (not notes and np.count_nonzero((v >= table.low) & (v <= table.high)) == table.n
+                 and not np.count_nonzero(self._uneven[sel]))
+        rated, watched = table.rated, table.watched
+        if rated is None and watched is None:
+            return None if quiet else self._weigh(table, v, notes, t_s, None, None)
+        fast = None if rated is None else self._too_fast(rated, v[rated.at], t_s)
+        still = None if watched is None else self._still(watched, v[watched.at], t_s)
+        if (not quiet or table.enter is not None or (fast is not None and np.count_nonzero(fast))
+                or (still is not None and np.count_nonzero(still.flat))):
+            return self._weigh(table, v, notes, t_s, fast, still)
+        if rated is not None:
+            self._last_v[rated.points] = v[rated.at]
+            self._last_t[rated.points] = t_s
+        if watched is not None and still is not None:
+            self._still_v[watched.points], self._still_t[watched.points] = still.v, still.t_s
+        return None
 
-    def _motion(self, sel: Select, v: Array, t_s: float) -> tuple[Array, Array, Array, Array]:
-        """Return (too fast, flat, value since when unchanged, that time)."""
-        last_v = self._last_v[sel]
-        gap = t_s - self._last_t[sel]
-        step = v - last_v
-        fast = (np.abs(step) > self._rate[sel] * gap) & (gap > 0)
-        fast &= ~(self._counter[sel] & (step < 0))  # a counter that wraps or restarts is not a collapse
-        half = self._half[sel]
-        still = np.abs(v - self._still_v[sel]) <= half
-        still_v = np.where(still, self._still_v[sel], v)
-        still_t = np.where(still, self._still_t[sel], t_s)
-        flat = (t_s - still_t >= self._flat_s[sel]) & ~(np.abs(v - self._rest[sel]) <= half)
-        return fast, flat, still_v, still_t
+    def _too_fast(self, rated: Tested, v: Array, t_s: float) -> Array:
+        """Which of the points with a rate test moved too fast since their last reading."""
+        points = rated.points
+        gap = t_s - self._last_t[points]
+        step = v - self._last_v[points]
+        fast: Array = (np.abs(step) > self._rate[points] * gap) & (gap > 0)
+        # a counter that wraps or restarts is not a collapse
+        return fast & ~(self._counter[points] & (step < 0)) if np.count_nonzero(fast) else fast
 
-    def _weigh(self, table: Table, v: Array, notes: Sequence[str], t_s: float,
-               motion: tuple[Array, Array, Array, Array] | None) -> Verdict:
+    def _still(self, watched: Tested, v: Array, t_s: float) -> Still:
+        """How long the points with a flat-line test have not moved."""
+        points = watched.points
+        half, still_v = self._half[points], self._still_v[points]
+        still = np.abs(v - still_v) <= half
+        since = np.where(still, self._still_t[points], t_s)
+        flat = (t_s - since >= self._flat_s[points]) & ~(np.abs(v - self._rest[points]) <= half)
+        return Still(flat, np.where(still, still_v, v), since)
+
+    def _weigh(self, table: Table, v: Array, notes: Sequence[str], t_s: float, fast: Array | None,
+               still: Still | None) -> Verdict:
         sel = table.sel
         flags = np.full(table.n, _GOOD, np.uint8)
         reasons = np.zeros(table.n, np.uint8)
@@ -173,9 +211,12 @@ class Quality:
             flags[where] = flag
             reasons[where] = _CODE[reason]
 
-        if motion is not None:
-            put(motion[1] & enter, _SUSPECT, Reason.FLAT_LINE)
-            put(motion[0] & enter, _SUSPECT, Reason.RATE)
+        for tested, moved, reason in ((table.watched, None if still is None else still.flat, Reason.FLAT_LINE),
+                                      (table.rated, fast, Reason.RATE)):
+            if tested is not None and moved is not None:
+                where = np.zeros(table.n, bool)
+                where[tested.at] = moved
+                put(where & enter, _SUSPECT, reason)
         put((v > self._site_high[sel]) | (v < self._site_low[sel]), _SUSPECT, Reason.OUT_OF_RANGE)
         for beyond, saturates, end in ((v > self._high[sel], self._sat_high[sel], np.inf),
                                        (v < self._low[sel], self._sat_low[sel], -np.inf)):
@@ -196,11 +237,15 @@ class Quality:
                 flags[i], reasons[i] = _NOTES[note]
         judged[flags >= _FAIL] = np.nan
         v[(flags == _MISSING) | ~(np.abs(v) <= HUGE)] = np.nan
-        if motion is not None:
-            use = enter & (flags <= _SUSPECT) & ~np.isnan(v)
-            for column, new in ((self._last_v, v), (self._last_t, np.full(table.n, t_s)),
-                                (self._still_v, motion[2]), (self._still_t, motion[3])):
-                column[sel] = np.where(use, new, column[sel])
+        use = enter & (flags <= _SUSPECT) & ~np.isnan(v)
+        if table.rated is not None:
+            at, points = table.rated
+            self._last_v[points] = np.where(use[at], v[at], self._last_v[points])
+            self._last_t[points] = np.where(use[at], t_s, self._last_t[points])
+        if table.watched is not None and still is not None:
+            at, points = table.watched
+            self._still_v[points] = np.where(use[at], still.v, self._still_v[points])
+            self._still_t[points] = np.where(use[at], still.t_s, self._still_t[points])
         return self._follow(sel, flags, reasons, judged, t_s)
 
     def _follow(self, sel: Select, flags: Array, reasons: Array, judged: Array, t_s: float) -> Verdict:

@@ -55,14 +55,13 @@ class Thinning:
     def quiet(self, sel: Select, samples: Samples, t_s: float, *, by_change: bool) -> Samples | None:
         """Thin an all-good Scan."""
         due = self.due(sel, samples["value"], t_s, by_change=by_change)
-        if due.all():
+        count = np.count_nonzero(due)
+        if count == len(due):
             self._at[sel] = t_s
             if by_change:
                 self._value[sel] = samples["value"]
             return samples
-        if not due.any():
-            return None
-        return self._take(samples, due, t_s)
+        return self._take(samples, due, t_s) if count else None
 
     def uneven(self, sel: Select, samples: Samples, changed: Array, t_s: float) -> Samples | None:
         """Thin a Scan with remarks: changes of flag always, and the last failed reading before each return."""
