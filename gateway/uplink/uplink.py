@@ -100,6 +100,8 @@ class Uplink:
         self._tokens, self._tokens_at_s = 1.0, now()
         self._counts: dict[str, int] = defaultdict(int)
         self._sound = True
+        self._news = True
+        """Something may have been committed since the walks were last shown the heads."""
         self._pause = threading.Event()
 
     # the thread
@@ -212,14 +214,17 @@ class Uplink:
         if connection is None:
             return
         now = self._now()
-        reader.pending(())  # from here on `wait` reports; the heads are read after it, so no commit falls in between
-        heads, anyway = reader.heads(), now >= self._look_at_s
+        anyway = now >= self._look_at_s
         if anyway:
             self._look_at_s = now + _LOOK_S
-        for walk in self._walks:
-            walk.look(heads, anyway)
+        if anyway or self._news:
+            reader.pending(())  # from here on `wait` reports; the heads come after it, so no commit falls in between
+            heads = reader.heads()
+            for walk in self._walks:
+                walk.look(heads, anyway)
         self._publish_present(connection, now)
-        sent = self._send(connection, now)
+        sent = 0 if all(walk.idle() for walk in self._walks) else self._send(connection, now)
+        self._news = True
         if connection.flying:
             connection.pump(min(timeout_s, _PULSE_S))
         elif not sent:
@@ -228,7 +233,7 @@ class Uplink:
                 self._pause.wait(min(timeout_s, _IDLE_S))
             else:
                 wait_s = _IDLE_S if self._backlog.idle() else max(0.002, self._next_token_s())
-                reader.wait(min(timeout_s, _IDLE_S, wait_s))
+                self._news = reader.wait(min(timeout_s, _IDLE_S, wait_s))
             connection.pump(0.0)
         self._settle(connection.acks())
 

@@ -7,8 +7,9 @@ that cannot be believed is null or carries its flag and reason. Never: does I/O,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,15 @@ def readings(samples: Samples, meaning: Meaning, offset_ms: int) -> list[_Readin
     """Samples as they go on the wire."""
     names, values = meaning.columns(samples["point"], samples["value"])
     return list(map(_Reading, names, (samples["t_ms"] + offset_ms).tolist(), values, samples["flag"].tolist(),
-                    _STATUS[samples["status"]].tolist(), _REASON[samples["reason"]].tolist()))
+                    _spelt(_STATUS, samples["status"]), _spelt(_REASON, samples["reason"])))
+
+
+def _spelt(words: Samples, codes: Samples) -> Iterable[str]:
+    """The words of a column; nearly always one word for all of it."""
+    if len(codes) and not np.count_nonzero(codes != codes[0]):
+        return repeat(words[codes[0]])
+    spelt: list[str] = words[codes].tolist()
+    return spelt
 
 
 def _inventory_point(point: InventoryPoint) -> bytes:
