@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from drivers import template
 from hil.bench import __main__ as bench
 from hil.bench import figure
 from hil.bench.runs import Ran, bare, gateway, highest
-from hil.bench.site import MODEL, WATCHED, Load, load_site, write
+from hil.bench.site import MODEL, WATCHED, Load, load_site, wires, write
 
 SMALL = Load(hosts=2, units=2, registers=10, period_s=0.1)
 
@@ -84,3 +85,18 @@ def test_the_load_site_is_a_configuration_that_runs(tmp_path):
     assert len(points) == SMALL.devices * SMALL.registers
     assert sum(len(o.rules) for o in loaded.objects) == len(points) / WATCHED
     assert template.find(MODEL, (Path(tmp_path) / "sensors",)).examples
+
+
+def test_the_hosts_of_a_load_share_one_wire_or_have_one_each():
+    load = Load(hosts=3, units=2, registers=10)
+    apart = wires(load, [10001, 10002, 10003])
+    assert [wire["port"] for wire in apart] == [f"tcp://127.0.0.1:{10000 + n}" for n in (1, 2, 3)]
+    together, = wires(structs.replace(load, grouped=True), [10001, 10002, 10003])
+    assert "port" not in together
+    assert [(d["id"], d["address"], d["port"][-1]) for d in together["devices"]] == [
+        (d["id"], d["address"], wire["port"][-1]) for wire in apart for d in wire["devices"]]
+
+
+def test_a_load_keeps_its_shape_at_another_rate():
+    load = Load(hosts=3, units=2, registers=10, grouped=True).at(600)
+    assert (load.period_s, load.rate, load.grouped, load.hosts) == (0.1, 600, True, 3)

@@ -37,23 +37,30 @@ class Size(Struct, frozen=True, kw_only=True):
     steady: Load = Load(hosts=20, units=1)
     steady_s: float = 20.0
     warm_up_s: float = 3.0
+    windows_s: float = 62.0
+    """Until every point's window is full and the detector has its whole work."""
     commit_s: float = 10.0
     """As shipped; the crowd's runs commit each second, so that a growing backlog shows."""
     crowd: Load = Load(hosts=4, units=50)
     crowd_s: float = 5.0
+    crowd_rate: float = 60_000.0
+    """At which its memory is measured, until every point's window is full."""
     crowd_warm_up_s: float = 2.0
-    crowd_start: float = 120_000.0
+    crowd_start: float = 150_000.0
     bare_start: float = 200_000.0
     climbs: int = 2
-    demo_s: float = 20.0
+    demo_s: float = 10.0
     starts: int = 5
 
 
-QUICK = Size(steady=Load(hosts=2, units=1, registers=10, period_s=0.2), steady_s=1.0, warm_up_s=0.2, commit_s=0.5,
-             crowd=Load(hosts=2, units=2, registers=10), crowd_s=1.0, crowd_warm_up_s=0.2, crowd_start=200.0,
-             bare_start=200.0, climbs=0, demo_s=1.0, starts=1)
+QUICK = Size(steady=Load(hosts=2, units=1, registers=10, period_s=0.2), steady_s=1.0, warm_up_s=0.2, windows_s=0.2,
+             commit_s=0.5, crowd=Load(hosts=2, units=2, registers=10), crowd_s=1.0, crowd_rate=2000.0,
+             crowd_warm_up_s=0.2, crowd_start=200.0, bare_start=200.0, climbs=0, demo_s=1.0, starts=1)
 LIBRARIES = ("import ssl, sqlite3, numpy, msgspec, yaml, paho.mqtt.client, pymodbus.framer.rtu, "
              "pymodbus.pdu.register_message, serial, gpiozero")
+_LIBRARIES = "reference: Python with the libraries imported"
+WINDOW = 60
+"""Readings the detector keeps of each point, 8 bytes each (`anomaly.WINDOW`; the rig looks from outside)."""
 _ON_TIME = 0.99
 _BEHIND_S = 1.5
 """The commit interval of these runs is 1 s; what keeps up is not further behind than that and a message's way."""
@@ -71,24 +78,45 @@ client.loop_forever()
 def figures(quick: bool) -> Iterator[Figure]:
     """Measure all of the family, one after another."""
     size = QUICK if quick else Size()
-    yield from _cpu(size)
+    libraries = _libraries_mib()
+    yield from _steady(size, libraries)
     yield _rate(size)
-    yield _memory(size)
+    yield from _crowd(size, libraries)
+    yield _demo(size, libraries)
     yield _start(size)
 
 
-def _cpu(size: Size) -> Iterator[Figure]:
-    load = size.steady
-    run = {"warm_up_s": size.warm_up_s, "seconds": size.steady_s}
+def _steady(size: Size, libraries: float) -> Iterator[Figure]:
+    """CPU and memory of a usual site, without and with the detector."""
+    load, peaks = size.steady, list[float]()
     reference = bare(load, warm_up_s=size.warm_up_s / 2, seconds=size.steady_s / 4).cpu_s_per_1000
-    for name, detector, goal in (("box.cpu_s_per_1000", False, "<= 0.010"),
-                                 ("box.cpu_s_per_1000_detector", True, "<= 0.013")):
-        ran = gateway(load, detector=detector, commit_s=size.commit_s, **run)
+    for name, detector, warm_up_s, goal in (
+            ("box.cpu_s_per_1000", False, size.warm_up_s, "<= 0.010"),
+            ("box.cpu_s_per_1000_detector", True, size.windows_s, "<= 0.013")):
+        ran = gateway(load, detector=detector, commit_s=size.commit_s, warm_up_s=warm_up_s, seconds=size.steady_s)
         whole = ran.whole(load.registers)
+        peaks.append(ran.peak_mib)
         yield figure(name, ran.cpu_s_per_1000 if whole else None, "CPU s", reference, goal,
                      f"{load.devices} hosts x {load.registers} registers, {load.rate:g} readings/s for "
                      f"{ran.seconds:.0f} s, detector {'on' if detector else 'off'}; {ran.answered} on the wire, "
                      f"{ran.lost} lost; peak {ran.peak_mib:.1f} MiB; reference: bare script")
+    yield figure("box.rss_mib", max(peaks), "MiB", libraries, "<= 64",
+                 f"peak of the two runs above: {peaks[0]:.1f} without the detector, {peaks[1]:.1f} with it; "
+                 f"{_LIBRARIES}")
+
+
+def _crowd(size: Size, libraries: float) -> Iterator[Figure]:
+    """Memory of the largest site, from the start to the last of its readings, without and with the detector."""
+    load = size.crowd.at(size.crowd_rate)
+    window_mib = load.devices * load.registers * WINDOW * 8 / (1 << 20)
+    for name, detector, goal_mib in (("box.rss_crowd_mib", False, 96.0),
+                                     ("box.rss_crowd_detector_mib", True, 96.0 + window_mib)):
+        ran = gateway(load, detector=detector, commit_s=1.0, warm_up_s=load.period_s * (WINDOW + 2),
+                      seconds=size.crowd_warm_up_s)
+        yield figure(name, ran.peak_mib if ran.whole(load.registers) else None, "MiB", libraries, f"<= {goal_mib:.0f}",
+                     f"{load.devices} devices x {load.registers} registers behind {load.hosts} hosts, "
+                     f"{load.rate:g} readings/s, detector {'on' if detector else 'off'}; {ran.lost} lost"
+                     + f"; its windows are {window_mib:.1f} MiB of the goal" * detector + f"; {_LIBRARIES}")
 
 
 def _rate(size: Size) -> Figure:
@@ -116,7 +144,7 @@ def _trouble(ran: Ran) -> str:
     return f"{ran.on_time:.1%} on time, {ran.lost} lost, {ran.behind_s:.1f} s behind"
 
 
-def _memory(size: Size) -> Figure:
+def _demo(size: Size, libraries: float) -> Figure:
     with place() as (folder, _), Rig(CONFIG, folder) as rig:
         _healthy(rig)
         rig.start()
@@ -128,13 +156,16 @@ def _memory(size: Size) -> Figure:
             time.sleep(max(0.0, began_s + share * size.demo_s - time.monotonic()))
             deed()
         peak = peak_mib(rig.gateway.pid)
-    libraries = subprocess.run(
+    return figure("box.rss_demo_mib", peak, "MiB", libraries, "<= 64",
+                  f"peak on the demo's site for {size.demo_s:g} s with an alarm, a cut network and an unplugged "
+                  f"sensor; {_LIBRARIES}")
+
+
+def _libraries_mib() -> float:
+    said = subprocess.run(
         [sys.executable, "-c", f"{LIBRARIES}\nprint(open('/proc/self/status').read())"], env=ENVIRONMENT, check=True,
         capture_output=True, text=True).stdout
-    reference = next(int(line.split()[1]) / 1024 for line in libraries.splitlines() if line.startswith("VmHWM:"))
-    return figure("box.rss_mib", peak, "MiB", reference, "<= 64",
-                  f"peak of the gateway alone on the demo's site for {size.demo_s:g} s with an alarm, a cut network "
-                  "and an unplugged sensor; reference: Python with the libraries imported")
+    return next(int(line.split()[1]) / 1024 for line in said.splitlines() if line.startswith("VmHWM:"))
 
 
 def _healthy(rig: Rig) -> None:

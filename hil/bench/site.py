@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from drivers.exchange import checked
 
@@ -28,6 +28,8 @@ class Load(Struct, frozen=True, kw_only=True):
     """Devices behind each host."""
     registers: int = 50
     period_s: float = 1.0
+    grouped: bool = False
+    """All hosts on one wire, each device with a port of its own; otherwise a wire a host."""
 
     @property
     def devices(self) -> int:
@@ -41,8 +43,7 @@ class Load(Struct, frozen=True, kw_only=True):
 
     def at(self, rate: float) -> Load:
         """Return the same devices, polled so that this many readings a second come."""
-        return Load(hosts=self.hosts, units=self.units, registers=self.registers,
-                    period_s=round(self.devices * self.registers / rate, 6))
+        return structs.replace(self, period_s=round(self.devices * self.registers / rate, 6))
 
 
 def model(registers: int) -> dict[str, Any]:
@@ -60,10 +61,16 @@ def model(registers: int) -> dict[str, Any]:
 
 
 def wires(load: Load, ports: list[int]) -> list[dict[str, Any]]:
-    """Return a wire a host."""
-    return [{"id": f"host-{h}", "driver": "modbus", "port": f"tcp://127.0.0.1:{port}",
-             "devices": [{"id": f"d{h}-{u}", "template": MODEL, "address": u} for u in range(1, load.units + 1)]}
-            for h, port in enumerate(ports)]
+    """Return a wire a host, or one for them all."""
+    addresses = [f"tcp://127.0.0.1:{port}" for port in ports]
+    devices = [[{"id": f"d{h}-{u}", "template": MODEL, "address": u} for u in range(1, load.units + 1)]
+               for h in range(load.hosts)]
+    if load.grouped:
+        return [{"id": "hosts", "driver": "modbus",
+                 "devices": [device | {"port": address} for address, behind in zip(addresses, devices, strict=True)
+                             for device in behind]}]
+    return [{"id": f"host-{h}", "driver": "modbus", "port": address, "devices": behind}
+            for h, (address, behind) in enumerate(zip(addresses, devices, strict=True))]
 
 
 def objects(load: Load) -> list[dict[str, Any]]:
