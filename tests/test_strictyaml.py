@@ -3,6 +3,7 @@
 import enum
 import math
 import time
+import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -367,3 +368,29 @@ def test_no_bytes_break_the_reader(data: bytes):
     parsed = parse(data, "x.yaml", Everything)
     assert (parsed.value is None) == bool(parsed.problems)
     assert parsed.problems == sorted(set(parsed.problems))
+
+
+def test_every_path_leads_to_the_nearest_place_in_the_file():
+    text = "inners:\n- n: 1\n- when: x\n  n: 2\n  n: 3\ntable: {a: 1,\n  b: 2}\n"
+    parsed = parse(text.encode(), "x.yaml", Everything)
+    assert parsed.mended is not None
+    places = {(): (1, 1), ("inners",): (2, 1), ("inners", 1): (3, 3), ("inners", 1, "n"): (4, 6),
+              ("inners", 0, "when"): (2, 3), ("inners", 7): (2, 1), ("table", "b"): (7, 6), ("table", "c", "d"): (6, 8),
+              ("nowhere",): (1, 1)}
+    assert {path: parsed.mark(path) for path in places} == places
+    assert [parsed.given(path) for path in ((), ("inners", 1, "n"), ("inners", 0, "when"), ("inners", 2))] == [
+        True, True, False, False]
+
+
+def test_a_long_list_is_read_in_little_memory():
+    count = 4000
+    data = ("inners: [" + ", ".join(f"{{n: {n % 10}, when: w{n}}}" for n in range(count)) + "]").encode()
+    tracemalloc.start()
+    try:
+        parsed = parse(data, "x.yaml", Everything)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert parsed.value is not None
+    assert parsed.value.inners[-1] == Inner(n=9, when="w3999")
+    assert peak < 600 * count   # five nodes and a struct each; a tree of Python objects takes seven times as much
