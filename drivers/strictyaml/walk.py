@@ -188,11 +188,13 @@ class Walk:
         given: dict[str, Any] = {}
         holes = False
         pairs = node.pairs
+        words: frozenset[str] | None = None   # all keys; worked out once, when one of them is unknown
         for key, value_node in pairs:
             below = (*path, key.text)
             if key.text not in fields:
                 if key.text != kind.tag_field and not open_keys:
-                    self.unknown_key(key, fields, {k.text for k, _ in pairs}, path)
+                    words = frozenset(k.text for k, _ in pairs) if words is None else words
+                    self.unknown_key(key, fields, words, path)
                 continue
             f = fields[key.text]
             value = self.value(value_node, f.type, below)
@@ -243,7 +245,7 @@ class Walk:
         assert isinstance(found, inspect.StructType)
         return found, False
 
-    def unknown_key(self, key: Node, fields: Mapping[str, Any], given: set[str], path: Path) -> None:
+    def unknown_key(self, key: Node, fields: Mapping[str, Any], given: frozenset[str], path: Path) -> None:
         """Say that a key is none of the fields, and which one was probably meant."""
         below = (*path, key.text) if len(key.text) <= 40 else path
         # the field that was probably meant is neither missing nor absent on purpose
