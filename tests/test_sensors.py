@@ -139,17 +139,24 @@ def test_a_model_tells_installers_its_traps_in_both_languages(model):
     assert template.traps, "what should an installer know before cursing?"
 
 
+def has(template, function):
+    """Registers the model is known to have: a read of any other is refused."""
+    rule = template.identify
+    spans = [(s.first, s.end) for p in template.points for s in [p.span()] if s.function == function]
+    spans += [(text.register, text.register + text.registers) for text in template.texts if text.function == function]
+    spans += [(rule.register, rule.register + rule.count)] if rule and rule.function == function else []
+    return {register for first, end in spans for register in range(first, end)}
+
+
 def answers_to(rule, model):
     """What a device of `model` answers to the one read of `rule`: at rest, and in its examples; nothing if it refuses."""
     template, found = find(model, LIBRARY), []
     first, end = rule.register, rule.register + rule.count
-    if any(point.function == rule.function for point in template.points):
-        held = bytes(image(template, rule.function))
-        if rule.function > 2 and 2 * end <= len(held):
-            found.append(held[2 * first:2 * end])
+    if rule.function > 2 and has(template, rule.function).issuperset(range(first, end)):
+        found.append(bytes(image(template, rule.function))[2 * first:2 * end])
     for example in template.examples:
         ask, body = Ask.parse(bytes.fromhex(example.request)), bytes.fromhex(example.answer)
-        if ask.function == rule.function and ask.first <= first and end <= ask.first + ask.count and ask.function > 2:
+        if ask.function == rule.function > 2 and ask.first <= first and end <= ask.first + ask.count:
             found.append(body[3 + 2 * (first - ask.first):3 + 2 * (end - ask.first)])
     return found
 
@@ -172,3 +179,9 @@ def test_no_model_is_data_only_for_us():
     import msgspec
     for model in MODELS:
         assert json.loads(msgspec.json.encode(find(model, LIBRARY)))["model"] == model
+
+
+def test_the_list_of_models_is_whole():
+    listed = re.findall(r"^\| `([a-z0-9-]+)` \|", (LIBRARY[0] / "README.md").read_text(encoding="utf-8"), re.M)
+    assert len(listed) == len(set(listed))
+    assert set(listed) <= set(MODELS)

@@ -259,3 +259,12 @@ def test_any_registers_read_as_the_datasheet_says(model, data):
     (value,), _ = Reader([point], span.function, span.first, span.count).decode(
         struct.pack(f">{span.count}H", *words.values()))
     assert value == ORACLES[model](words)[point.id]
+
+
+@pytest.mark.parametrize("model", sorted(ORACLES))
+def test_registers_full_of_zeros_are_no_proof_of_a_model(model):
+    """Many a device answers 0 to whatever it does not have: a rule that takes that for its model says nothing."""
+    rule = find(model, LIBRARY).identify
+    assert rule is not None
+    assert rule.weight() > 4
+    assert not rule.matches(bytes(rule.data_bytes))
