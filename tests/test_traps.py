@@ -96,7 +96,7 @@ def test_unit_register_codes_of_another_vendor_fit_no_template_but_theirs():
 
 
 def test_base_1_manual_numbers_are_one_less_on_the_wire(tmp_path):
-    """The manual's reading of channel 1 is 0x21, of channel 2 0x23: copied as printed, a float would be halves of two."""
+    """The manual's reading of channel 1 is 0x21: copied as printed, a float would be made of the halves of two."""
     with talk(tmp_path, "gas-oi-7032", "gas_1", "gas_2", values={"gas_1": 12.5, "gas_2": 0.0}) as line:
         assert line.hear()["gas_1"] == (12.5, "")
     held = line.slave.answer(struct.pack(">BHH", 3, 0x21 - 1, 2))
@@ -110,7 +110,7 @@ def test_warm_up_zeros_with_a_good_crc_are_no_level(tmp_path):
         for register in range(5000, 5006):
             line.slave.set_register(3, register, 0)
         line.slave.set_register(3, 5006, 0x41A0)   # 20.0 °C stands there all the while
-        assert line.hear() == {name: (None, Note.WARM_UP) for name in ("level", "distance", "temperature")}
+        assert line.hear() == dict.fromkeys(("level", "distance", "temperature"), (None, Note.WARM_UP))
         line.slave.set("distance", 2.5)
         line.slave.set("level", 12.5)
         heard = line.hear()
