@@ -149,8 +149,8 @@ def test_8e1_meter_on_an_8n1_wire_is_refused_unless_meant(tmp_path):
     assert heard["radar"] == (12.5,)
 
 
-def test_staleness_a_receiver_that_lost_its_head_repeats_the_last_reading(tmp_path):
-    """The reading itself cannot tell (its age is 160 registers away): the age does, and what stands near enough."""
+def test_staleness_of_a_head_that_is_lost_is_told_by_its_age(tmp_path):
+    """The reading cannot carry its age (160 registers away, an answer holds 125); the age and the battery tell."""
     with talk(tmp_path, "gas-oi-7032", "gas_1", "battery_1", "age_1",
               values={"gas_1": 12.5, "battery_1": 23.0, "age_1": 23}) as line:
         assert line.hear() == {"gas_1": (12.5, ""), "battery_1": (23.0, ""), "age_1": (23.0, "")}
