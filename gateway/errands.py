@@ -24,7 +24,8 @@ DEADLINE_S = 4.0
 """How long a command may take; the control socket waits a little longer."""
 PACE_MAX_S = 86400.0
 KINDS = ("read_now", "pace", "write", "act")
-RECORDED = ("write", "act", "pace")
+RECORDED = {"write": "wire.write", "act": "wire.act", "pace": "wire.pace"}
+"""What is kept in the county's record: the event it makes."""
 YELLOW = 2
 
 
@@ -104,7 +105,7 @@ class Errands:
         what = ", ".join(f"{point} = {value:g}" for point, value in command.values.items()) or command.action \
             or f"{command.period_s or 0:g} s"
         self._record(
-            f"device.{command.kind}",
+            RECORDED[command.kind],
             f"设备 {command.device}：{what} {'成功' if result.ok else '未成功'} {result.text_zh}".strip(),
             f"device {command.device}: {what} {'done' if result.ok else 'not done'} {result.text_en}".strip(),
             who=who, device=command.device, what=what, ok=result.ok)

@@ -147,5 +147,5 @@ def test_what_the_configuration_does_not_allow_is_refused_in_both_languages(rig)
     assert ask(kind="pace", device="rain", period_s=0.05, for_s=5)["ok"]
     before = asked(rig, "rain")
     rig.wait("faster polls", lambda: asked(rig, "rain") > before + 20, 5)
-    record = rig.wait("the record", lambda: [e for e in rig.county.events() if e["kind"] == "device.pace"])
+    record = rig.wait("the record", lambda: [e for e in rig.county.events() if e["kind"] == "wire.pace"])
     assert record[0]["who"]
