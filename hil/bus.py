@@ -148,7 +148,10 @@ class Bus:
         self.collisions = 0
         self.requests = 0
         self.early_requests = 0
-        """Frames from ports that began less than their own settings' RTU silence after the last byte of anything."""
+        """Of `requests` (frames from ports), those that began less than their own settings' RTU silence after the last byte of
+        anything. ASCII lines owe no such silence."""
+        self.least_gap_s = float("inf")
+        """The shortest gap before a request."""
         self.log: deque[Spoken] = deque(maxlen=100_000)
         """The last frames of everybody, programs included."""
         self.realtime = realtime
@@ -292,6 +295,7 @@ class Bus:
             if source.port:
                 self.requests += 1
                 self.early_requests += made.gap_s < made.silence_s - 1e-9
+                self.least_gap_s = min(self.least_gap_s, made.gap_s)
             self._talks.append(made)
         for other in self._talks:
             if other is not made and made.overlaps(other) and other not in made.clashes:

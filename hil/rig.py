@@ -193,7 +193,7 @@ class Rig:
     def answers(self) -> Iterator[Answer]:
         """Every value the simulators put on a wire, with UTC times."""
         points = self.points
-        for said in list(self.said):
+        for said in [said for said in list(self.said) if not said.fault]:
             for name, value in said.values.items():
                 if (said.device, name) in points and value is not None:
                     yield Answer(points[said.device, name], said.at_s + self.offset_s, value)
