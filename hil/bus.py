@@ -148,8 +148,8 @@ class Bus:
         self.collisions = 0
         self.requests = 0
         self.early_requests = 0
-        """Of `requests` (frames from ports), those that began less than their own settings' RTU silence after the last byte of
-        anything. ASCII lines owe no such silence."""
+        """Of `requests` (frames from ports), those that began less than their own settings' RTU silence after the last
+        byte of anything. ASCII lines owe no such silence."""
         self.least_gap_s = float("inf")
         """The shortest gap before a request."""
         self.log: deque[Spoken] = deque(maxlen=100_000)

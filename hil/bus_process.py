@@ -1,7 +1,7 @@
 """A bus with slaves in a process of its own, so that what is measured shares no interpreter with it.
 
-Owns: one Bus, one port, slaves. Promises: answers each line on its standard input with one line of JSON. Never: outlives
-its standard input.
+Owns: one Bus, one port, slaves. Promises: answers each line on its standard input with one line of JSON. Never:
+outlives its standard input.
 
 Usage: python -m hil.bus_process CONFIG.json        (keys: `Config`, `Device`)
 Prints {"port", "realtime"}, then obeys
@@ -67,11 +67,13 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def plain(registers: int) -> Template:
-    """Return a model of u16 holding registers 0, 1, …: points r0, r1, …"""
+    """Return a model of u16 holding registers from 0, each a point: r0, r1 and so on."""
     points = tuple(Point(id=f"r{n}", register=n, unit="1", resolution=1) for n in range(registers))
     title = Title(zh="寄存器", en="registers")
-    return Template(model=f"registers-{registers}", maker="hil", title=title, manual="hil", points=points, examples=(
-        Example(request="01 03 00 00 00 01 84 0A", answer="01 03 02 00 00 B8 44", values={"r0": 0}, source="computed"),))
+    shown = Example(request="01 03 00 00 00 01 84 0A", answer="01 03 02 00 00 B8 44", values={"r0": 0},
+                    source="computed")
+    return Template(model=f"registers-{registers}", maker="hil", title=title, manual="hil", points=points,
+                    examples=(shown,))
 
 
 class _Count(Counter[str]):
