@@ -124,8 +124,10 @@ def main(baud: int = 0, rounds: int = 0) -> None:
     """Print the rig's ceiling at 9600 and 115200 baud, or at one."""
     for each in (baud,) if baud else (9600, 115200):
         found = measure(Serial(baud=each, stop_bits=2), rounds or max(2, each // 960))   # type: ignore[arg-type]
-        print(f"{each} baud: {found.round_s * 1000:.2f} ms a round of 30 × 10 registers, {found.efficiency:.2%} of the "
-              f"physical limit ({found.minimum_s / found.best_s:.2%} in the best), {found.early_requests} early, {found.collisions} collisions, {found.rounds} rounds")
+        print(f"{each} baud: {found.round_s * 1000:.2f} ms a round of 30 × 10 registers, {found.efficiency:.2%} of "
+              f"the physical limit ({found.minimum_s / found.best_s:.2%} in the best of {found.rounds} rounds), "
+              f"{found.early_requests} early, {found.collisions} collisions")
+
 
 
 if __name__ == "__main__":
