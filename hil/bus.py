@@ -24,106 +24,21 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, Self
-
-from msgspec import Struct
+from typing import Any, Self
 
 from drivers.sensor import Serial
 from hil import waveform
 from hil.ports import Port
-from hil.waveform import Settings
+from hil.talk import Member, Reply, Spoken, Station, Talk
+
+__all__ = ["Bus", "Reply", "Spoken", "Station"]
 
 _SPIN_S = 0.00015
 """The end of a frame is waited for awake this long: a sleep ends up to this much late."""
 _IDLE_S = 0.05
 """How often a station is asked whether it wants to talk unasked."""
-
-
-class Reply(Struct):
-    """What a station wants to say."""
-
-    delay_s: float
-    """From the last byte it heard to its first; never less than the silence that ends a frame."""
-    frame: bytes
-    sent: Callable[[float], None] | None = None
-    """Called with the monotonic time of the last byte, when the frame went out whole and unspoilt."""
-
-
-class Station(Protocol):
-    """A simulated device (or several behind one transceiver).
-
-    It may also have: `settings` (a `Settings`; else the bus's), `end` (bytes that end a frame without a silence) and
-    `unasked(now_s) -> Reply | None` (asked often whether it wants to talk by itself).
-    """
-
-    name: str
-
-    def hear(self, frame: bytes, at_s: float) -> Iterable[Reply]:
-        """Take a frame somebody else sent, whose last byte came at `at_s`; called in the bus's thread."""
-        ...
-
-
-class Spoken(Struct, frozen=True):
-    """One frame as it went over the wire."""
-
-    at_s: float
-    """Monotonic, when its last byte was delivered."""
-    source: str
-    frame: bytes
-    whole: bool
-    """False when noise, a collision or a cut spoilt it, or no program has the settings to understand it."""
-    gap_s: float
-    """Silence before its first byte, from the last byte of anything; negative: somebody was still talking."""
-    end_s: float = 0.0
-    """When its last byte was due."""
-
-
-class _Member:
-    """A port or a station on the segment."""
-
-    def __init__(self, name: str, own: Settings, station: Station | None = None, port: Port | None = None) -> None:
-        self.name, self.station, self.port = name, station, port
-        self._own: Settings = getattr(station, "settings", None) or own
-        self.end: bytes = getattr(station, "end", b"")
-        self.unasked: Callable[[float], Reply | None] | None = getattr(station, "unasked", None)
-        self.heard, self.broken = bytearray(), False
-        self.quiet_s = 0.0
-
-    def settings(self) -> Settings:
-        """Its settings now: a program may change them between two requests."""
-        return self.port.settings() if self.port and self.port.master >= 0 else self._own
-
-
-class _Talk:
-    """A frame on its way."""
-
-    def __init__(self, source: _Member, data: bytes, start_s: float, sent: Callable[[float], None] | None) -> None:
-        self.source, self.data, self.start_s, self.sent = source, bytearray(data), start_s, sent
-        self.settings = source.settings()
-        self.char_s = self.settings.char_s
-        self.silence_s = self.settings.silence_s
-        # Characters passed on together: fewer wake-ups, yet nobody can take the wait for a silence.
-        self.lump = max(1, int(0.8 * self.silence_s / self.char_s))
-        self.gap_s = 0.0
-        self.done = 0
-        self.told = bytearray()
-        self.spoilt = False
-        self.clashes: list[_Talk] = []
-
-    @property
-    def end_s(self) -> float:
-        """When its last character ends."""
-        return self.start_s + self.char_s * len(self.data)
-
-    def overlaps(self, other: _Talk) -> bool:
-        """Whether both are on the wire at some moment."""
-        return other.start_s < self.end_s and self.start_s < other.end_s
-
-    def next_s(self) -> float:
-        """When its next lump is due."""
-        return self.start_s + self.char_s * min(len(self.data), self.done + self.lump)
 
 
 class Bus:
@@ -156,11 +71,11 @@ class Bus:
         """The last frames of everybody, programs included."""
         self.realtime = realtime
         self._rng = random.Random(seed)
-        self._ports: dict[str, _Member] = {}
-        self._stations: list[_Member] = []
-        self._noise = _Member("noise", self.settings)
+        self._ports: dict[str, Member] = {}
+        self._stations: list[Member] = []
+        self._noise = Member("noise", self.settings)
         self._cut: set[str] = set()
-        self._talks: list[_Talk] = []
+        self._talks: list[Talk] = []
         self._end_s = 0.0
         self._calls: deque[tuple[Callable[[], Any], threading.Event]] = deque()
         self._wake_r, self._wake_w = os.pipe()
@@ -176,12 +91,12 @@ class Bus:
             strict_parity: the program sets INPCK whenever it wants parity; see `waveform.of_port`.
         """
         made = Port(path, self.settings, echo, strict_parity)
-        self._do(lambda: self._ports.update({str(path): _Member(str(path), self.settings, port=made)}))
+        self._do(lambda: self._ports.update({str(path): Member(str(path), self.settings, port=made)}))
         return str(path)
 
     def attach(self, station: Station) -> None:
         """Add a simulated device."""
-        self._do(lambda: self._stations.append(_Member(station.name, self.settings, station)))
+        self._do(lambda: self._stations.append(Member(station.name, self.settings, station)))
 
     def unplug(self, port: str) -> None:
         """Pull a port out: whoever has it open gets EIO, and the path is gone."""
@@ -277,20 +192,20 @@ class Bus:
                 wait_s = min(wait_s, max(self._silent_s(member), self._busy_until()) - now)
         return max(0.0, wait_s)
 
-    def _silent_s(self, member: _Member) -> float:
+    def _silent_s(self, member: Member) -> float:
         """When the line has been silent long enough for a station to take what it heard for a frame."""
         return self._end_s + member.settings().silence_s
 
     def _busy_until(self) -> float:
         return max((talk.end_s for talk in self._talks if talk.start_s <= self._end_s), default=0.0)
 
-    def _say(self, source: _Member, data: bytes, start_s: float, sent: Callable[[float], None] | None) -> None:
+    def _say(self, source: Member, data: bytes, start_s: float, sent: Callable[[float], None] | None) -> None:
         """Put a frame on the wire from `start_s`; more from one who is still talking follows on."""
         made = next((t for t in self._talks if t.source is source and t.start_s <= start_s and sent is None), None)
         if made:
             made.data += data
         else:
-            made = _Talk(source, data, start_s, sent)
+            made = Talk(source, data, start_s, sent)
             made.gap_s = start_s - max([self._end_s, *(t.end_s for t in self._talks if t.start_s <= start_s)])
             if source.port:
                 self.requests += 1
@@ -303,7 +218,7 @@ class Bus:
                 made.clashes.append(other)
                 other.clashes.append(made)
 
-    def _on_wire(self, talk: _Talk, first: int, end: int) -> bytes:
+    def _on_wire(self, talk: Talk, first: int, end: int) -> bytes:
         """Return what a part of a frame has become on its way."""
         if talk.source.name in self._cut:
             return b""
@@ -346,7 +261,7 @@ class Bus:
                 if talk.sent is not None and not talk.spoilt:
                     talk.sent(at_s)
 
-    def _pass_on(self, talk: _Talk, told: bytes, whole: bool) -> None:
+    def _pass_on(self, talk: Talk, told: bytes, whole: bool) -> None:
         """Let everybody but the talker hear it, with his own settings; a spoilt talk is one no program could hear."""
         understood = False
         for name, member in self._ports.items():
@@ -384,7 +299,8 @@ class Bus:
                 continue
             least_s = 0.0 if ended else member.settings().silence_s
             for reply in member.station.hear(frame, self._end_s):
-                self._say(member, reply.frame, self._end_s + max(least_s, reply.delay_s), reply.sent or _unheeded)
+                if reply.frame:
+                    self._say(member, reply.frame, self._end_s + max(least_s, reply.delay_s), reply.sent or _unheeded)
 
     def _babble(self, now: float) -> None:
         """Let stations talk that want to without being asked."""

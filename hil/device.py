@@ -18,7 +18,9 @@ from msgspec import Struct
 
 from drivers.imitation import functions, image, write
 from drivers.reader import Reader, carried
+from drivers.registers import width
 from drivers.sensor import Serial, Template
+from drivers.writing import action_frames
 from hil.faults import ACCEPTABLE, DOUBTFUL, SERIAL_ONLY, Fault, bent, refusal
 
 Values = dict[str, float | None]
@@ -108,6 +110,8 @@ class Slave:
         self.answered = 0
         """Requests answered, rightly or not."""
         self.written: deque[Written] = deque(maxlen=10_000)
+        self.acted: deque[tuple[float, str]] = deque(maxlen=10_000)
+        """When which of the template's actions was asked for."""
         self.rng = random.Random(f"{seed}/{self.name}")
         self.burst_due = False
         self._lock = threading.RLock()
@@ -217,21 +221,45 @@ class Slave:
         function, first, values = asked
         if fault == "refuses_writes":
             return refusal(pdu, self.exception)
-        held = self._images.get(1 if function in (5, 15) else 3, bytearray())
-        inside = first + len(values) <= (8 * len(held) if function in (5, 15) else len(held) // 2)
+        places = [self._place(function in (5, 15), first + n) for n in range(len(values))]
         step = self._recipe_step(function, first, values, broadcast)
-        if not inside and step is None:
+        if step is None and None in places:
             return refusal(pdu, 2)
         self.written.append(Written(at_s, self.name, function, first, values, broadcast))
         if fault != "forgets":
-            if inside and function in (6, 16):
-                struct.pack_into(f">{len(values)}H", held, 2 * first, *values)
-            for n, bit in enumerate(values if inside and function in (5, 15) else ()):
-                at = first + n
-                held[at // 8] = held[at // 8] & ~(1 << at % 8) | bit << at % 8
+            for place, value in zip(places, values, strict=True):
+                if place is not None:
+                    self._put(*place, value)
             if step == "address":
                 self.address = values[0]
         return pdu[:5]
+
+    def _place(self, bit: bool, register: int) -> tuple[int, int] | None:
+        """Return function and register where a write to `register` can be read afterwards; None: nowhere."""
+        for point in self.template.points:
+            rule = point.write
+            if rule and rule.register is not None and bit == (rule.function in (5, 15)) and (
+                    rule.register <= register < rule.register + width(point.type)):
+                return point.function, point.register + register - rule.register
+        function = 1 if bit else 3
+        held = self._images.get(function, b"")
+        return (function, register) if register < (8 * len(held) if bit else len(held) // 2) else None
+
+    def _put(self, function: int, register: int, value: int) -> None:
+        held = self._images[function]
+        if function in (1, 2):
+            held[register // 8] = held[register // 8] & ~(1 << register % 8) | value << register % 8
+        else:
+            struct.pack_into(">H", held, 2 * register, value)
+
+    def act(self, frame: bytes, at_s: float) -> bytes | None:
+        """Take a raw RTU frame that is one of the template's actions: its answer (empty: none); None = it is not."""
+        for action in self.template.actions:
+            known = action_frames(self.template, action.id, self.address)
+            if frame == known.request and self._drawn() != "silent":
+                self.acted.append((at_s, action.id))
+                return known.answer or b""
+        return None
 
     def _recipe_step(self, function: int, first: int, values: tuple[int, ...], broadcast: bool) -> str | int | None:
         """Return the value a write has in the address recipe; None when it is no step, or not the next one."""

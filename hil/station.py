@@ -46,6 +46,10 @@ class RtuStation:
 
     def hear(self, frame: bytes, at_s: float) -> Iterator[Reply]:
         """Answer what is a sound request to one of ours; keep silent otherwise."""
+        for slave in self.slaves:
+            if (raw := slave.act(frame, at_s)) is not None:
+                yield Reply(slave.turnaround_s, raw)
+                return
         request = self._framing.open(frame)
         if request is None:
             return
