@@ -5,7 +5,7 @@ import random
 import pytest
 
 from drivers import writing
-from drivers.sensor import Point, Serial, Title
+from drivers.sensor import Point, Serial, Step, Title
 from drivers.sensor import Template as Model
 from hil.bus import Bus
 from hil.bus_process import plain
@@ -21,6 +21,10 @@ def slave(**more):
     made = Slave(plain(10), 3, {f"r{n}": n + 1 for n in range(10)}, name="plain", turnaround_s=0.0, **more)
     made.late_s = 0.08
     return made
+
+
+def sheet(points, **more):
+    return Model(model="m", maker="x", title=Title(zh="x", en="x"), manual="x", examples=(), points=points, **more)
 
 
 @pytest.fixture
@@ -81,8 +85,7 @@ def test_a_stale_answer_nobody_could_tell_is_not_given(rig):
 
 def test_holes_single_registers_and_long_reads_are_refused_when_told():
     points = tuple(Point(id=f"p{n}", register=n, unit="1", resolution=1) for n in (0, 1, 5))
-    gappy = Model(model="gappy", maker="x", title=Title(zh="x", en="x"), manual="x", points=points)
-    made = Slave(gappy, 1)
+    made = Slave(sheet(points), 1)
     asked = [bytes((3, 0, first, 0, count)) for first, count in ((0, 2), (0, 6), (1, 1), (5, 1), (2, 1))]
     assert [made.answer(pdu)[0] for pdu in asked] == [3] * 5
     made.refuses_holes = True
@@ -147,7 +150,7 @@ def test_registers_are_written(rig, request_, answer, after):
 
 def test_coils_are_written():
     points = tuple(Point(id=f"c{n}", register=n, function=1, type="bit", unit="1", resolution=1) for n in range(10))
-    made = Slave(Model(model="coils", maker="x", title=Title(zh="x", en="x"), manual="x", points=points), 1)
+    made = Slave(sheet(points), 1)
     assert made.answer(bytes((5, 0, 9, 0xFF, 0))) == bytes((5, 0, 9, 0xFF, 0))
     assert made.answer(bytes((15, 0, 1, 0, 3, 1, 0b101))) == bytes((15, 0, 1, 0, 3))
     assert made.answer(bytes((1, 0, 0, 0, 10))) == bytes((1, 2, 0b1010, 0b10))
@@ -187,10 +190,8 @@ def test_an_address_recipe_gives_the_address(tmp_path, name):
 
 
 def test_a_recipe_wants_its_steps_in_order():
-    from drivers.sensor import Step
     steps = (Step(register=0x11, value=0x18, broadcast=True), Step(register=0x13, value="address", broadcast=True))
-    made = Slave(Model(model="m", maker="x", title=Title(zh="x", en="x"), manual="x", set_address=steps, points=(
-        Point(id="a", register=0, unit="1", resolution=1),)), 5)
+    made = Slave(sheet((Point(id="a", register=0, unit="1", resolution=1),), set_address=steps), 5)
     address, unlock = bytes((6, 0, 0x13, 0, 9)), bytes((6, 0, 0x11, 0, 0x18))
     made.exchange(address, 0.0, broadcast=True)
     assert made.address == 5
@@ -205,5 +206,5 @@ def test_a_recipe_wants_its_steps_in_order():
 
 
 def test_one_transceiver_has_one_setting():
-    with pytest.raises(ValueError, match="use hil.station.attach"):
+    with pytest.raises(ValueError, match=r"use hil\.station\.attach"):
         RtuStation([slave(), slave(serial=Serial(baud=4800))])
