@@ -6,7 +6,7 @@ works without root and without `ensurepip` (pip then comes from PyPI, its hash c
 that works, touches anything outside `.venv` unless called with `system`.
 
 Usage: environment.py venv EXTRA [EXTRA…]   build or refresh .venv with these extras
-       environment.py system                install what the tests talk to (mosquitto, a C compiler) by apt-get
+       environment.py system                install what the tests talk to (mosquitto, a C compiler, libmodbus) by apt-get
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 # command → Debian package. /usr/sbin is not on every user's PATH and mosquitto lives there.
-NEEDS = {"mosquitto": "mosquitto", "gcc": "gcc", "openssl": "openssl", "systemd-analyze": "systemd"}
+NEEDS = {"mosquitto": "mosquitto", "gcc": "gcc", "openssl": "openssl", "systemd-analyze": "systemd", "mbpoll": "mbpoll"}
+# header → Debian package
+HEADERS = {"/usr/include/stdio.h": "libc6-dev", "/usr/include/modbus/modbus.h": "libmodbus-dev"}
 
 
 def say(text: str) -> None:
@@ -108,7 +110,7 @@ def install_system() -> None:
     """Install missing commands by apt-get, as root or through sudo; say plainly when that cannot be done."""
     path = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin:/sbin"
     missing = sorted({package for command, package in NEEDS.items() if not shutil.which(command, path=path)}
-                     | ({"libc6-dev"} if not Path("/usr/include/stdio.h").exists() else set()))
+                     | {package for header, package in HEADERS.items() if not Path(header).exists()})
     if not missing:
         return
     sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
