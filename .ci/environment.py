@@ -6,7 +6,7 @@ works without root and without `ensurepip` (pip then comes from PyPI, its hash c
 that works, touches anything outside `.venv` unless called with `system`.
 
 Usage: environment.py venv EXTRA [EXTRA…]   build or refresh .venv with these extras
-       environment.py system                install what the tests talk to (mosquitto, a C compiler, libmodbus) by apt-get
+       environment.py system                install what the tests talk to (mosquitto, gcc, libmodbus) by apt-get
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ for name, asked, answered, value in (("holding", (3, 0, 7, 0, 1), (3, 2, 3, 0xEF
                                      ("input", (4, 0, 7, 0, 1), (4, 2, 7, 0xD7), 2007),
                                      ("coil", (1, 0, 9, 0, 1), (1, 1, 1), 1),
                                      ("contact", (2, 0, 10, 0, 1), (2, 1, 0), 0)):
-    MODEL += f"  - {{request: {rtu(UNIT, *asked).hex(' ')}, answer: {rtu(UNIT, *answered).hex(' ')}, " \
-             f"values: {{{name}: {value}}}, source: computed}}\n"
+    frames = f"request: {rtu(UNIT, *asked).hex(' ')}, answer: {rtu(UNIT, *answered).hex(' ')}"
+    MODEL += f"  - {{{frames}, values: {{{name}: {value}}}, source: computed}}\n"
 
 
 @pytest.fixture(scope="session")
