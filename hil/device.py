@@ -122,6 +122,8 @@ class Slave:
         self._readers: dict[tuple[int, int, int], Reader | None] = {}
         self._previous: bytes | None = None
         self._step = 0
+        self._pending = 0
+        """The address a recipe gave; it is taken once no step more goes to the old one."""
         for point, value in (values or {}).items():
             self.set(point, value)
 
@@ -231,7 +233,10 @@ class Slave:
                 if place is not None:
                     self._put(*place, value)
             if step == "address":
-                self.address = values[0]
+                self._pending = values[0]
+            if self._pending and all(later.moved for later in self.template.set_address[self._step or len(
+                    self.template.set_address):]):
+                self.address, self._pending = self._pending, 0
         return pdu[:5]
 
     def _place(self, bit: bool, register: int) -> tuple[int, int] | None:
@@ -256,7 +261,7 @@ class Slave:
         """Take a raw RTU frame that is one of the template's actions: its answer (empty: none); None = it is not."""
         for action in self.template.actions:
             known = action_frames(self.template, action.id, self.address)
-            if frame == known.request and self._drawn() != "silent":
+            if frame == known.frame and self._drawn() != "silent":
                 self.acted.append((at_s, action.id))
                 return known.answer or b""
         return None

@@ -5,13 +5,15 @@ import random
 import pytest
 
 from drivers import writing
-from drivers.sensor import Point, Serial, Step, Title
+from drivers.exchange import checked
+from drivers.sensor import Action, Point, Serial, Step, Title
 from drivers.sensor import Template as Model
+from drivers.template import names
 from hil.bus import Bus
 from hil.bus_process import plain
 from hil.faults import ACCEPTABLE, DOUBTFUL, SERIAL_ONLY
 from hil.slaves import FAULTS, RtuStation, Slave
-from tests.wires import FAST, Program, model, rtu
+from tests.wires import FAST, LIBRARY, Program, model, rtu
 
 ASK, PDU = rtu(3, 3, 0, 0, 0, 2), bytes((3, 0, 0, 0, 2))
 RIGHT = rtu(3, 3, 4, 0, 1, 0, 2)
@@ -174,19 +176,17 @@ def test_a_broadcast_is_obeyed_and_not_answered(rig):
     assert made.written[0].broadcast
 
 
-@pytest.mark.parametrize("name", ["rain-tipping"])
+@pytest.mark.parametrize("name", [n for n in names(LIBRARY) if model(n).set_address])
 def test_an_address_recipe_gives_the_address(tmp_path, name):
-    made = Slave(model(name), 2, name=name, turnaround_s=0.0)
+    old = model(name).address
+    made = Slave(model(name), old, name=name, turnaround_s=0.0)
     with Bus(FAST) as bus:
         bus.attach(RtuStation([made]))
         with Program(bus.port(tmp_path / "port")) as program:
-            for step in writing.address_writes(made.template, 17):
-                frame = rtu(0 if step.broadcast else 2, step.function, *step.register.to_bytes(2, "big"),
-                            *step.words[0].to_bytes(2, "big"))
-                assert program.ask(frame, 8, patience_s=0.2) == (b"" if step.broadcast else frame)   # the old address
-            assert made.address == 17
-            assert program.ask(rtu(2, 3, 0, 0, 0, 1), 1, patience_s=0.05) == b""
-            assert len(program.ask(rtu(17, 3, 0, 0, 0, 1), 7)) == 7
+            for step, _ in writing.address_steps(made.template, old, 17):
+                answer = program.ask(step.frame, 8, patience_s=0.2)
+                assert answer == (rtu(step.unit, *step.pdu[:5]) if step.unit else b"")
+        assert made.address == 17
 
 
 def test_a_recipe_wants_its_steps_in_order():
@@ -203,6 +203,29 @@ def test_a_recipe_wants_its_steps_in_order():
     assert made.address == 9
     made.exchange(address.replace(b"\x09", b"\x0a"), 0.0, broadcast=True)   # locked again
     assert made.address == 9
+
+
+def test_an_address_is_taken_when_no_step_more_goes_to_the_old_one():
+    steps = (Step(register=1, value="address"), Step(register=2, value=1), Step(register=3, value=9, moved=True))
+    made = Slave(sheet((Point(id="a", register=9, unit="1", resolution=1),), set_address=steps), 5)
+    made.exchange(bytes((6, 0, 1, 0, 8)), 0.0)
+    assert made.address == 5
+    made.exchange(bytes((6, 0, 2, 0, 1)), 0.0)
+    assert made.address == 8
+
+
+def test_an_action_of_the_template_is_obeyed(tmp_path):
+    """A siren's frame that is no legal Modbus, as its maker prints it."""
+    request, answer = checked(bytes.fromhex("01 10 00 1A 00 01 01")), rtu(1, 0x10, 0, 0x1A, 0, 1)
+    action = Action(id="sound", request=request.hex(" "), answer=answer.hex(" "), source="x")
+    made = Slave(sheet((), actions=(action,)), 6, turnaround_s=0.0)
+    with Bus(FAST) as bus:
+        bus.attach(RtuStation([made]))
+        with Program(bus.port(tmp_path / "port")) as program:
+            assert program.ask(checked(b"\6" + request[1:-2]), 8) == rtu(6, *answer[1:-2])
+            made.fault = "silent"
+            assert program.ask(checked(b"\6" + request[1:-2]), 1, patience_s=0.05) == b""
+    assert [word for _, word in made.acted] == ["sound"]
 
 
 def test_one_transceiver_has_one_setting():
