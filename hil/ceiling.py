@@ -108,11 +108,15 @@ def _poll(fd: int, serial: Serial, rounds: int, devices: int, registers: int) ->
             while now() < due_s:
                 pass
             os.write(fd, request)
+            # It knows when the last byte is due and is awake then, as the best of drivers would be.
+            end_s = now() + char_ms / 1000 * (len(request) + len(expected)) + silence_s
+            time.sleep(max(0.0, end_s - now() - _SPIN_S))
             heard = b""
             while len(heard) < len(expected):
-                if not select.select((fd,), (), (), 1.0)[0]:
+                if now() > end_s + 1.0:
                     raise RuntimeError(f"no answer to {request.hex(' ')}, only {heard.hex(' ')!r}")
-                heard += os.read(fd, 256)
+                if select.select((fd,), (), (), 0)[0]:
+                    heard += os.read(fd, 256)
             last_s = now()
             if heard != expected:
                 raise RuntimeError(f"asked {request.hex(' ')}, heard {heard.hex(' ')}")
