@@ -38,7 +38,8 @@ def box(tmp_path):
             "lamp": {"on": False, "colour": Colour.NONE, "fault": "line 22 busy"}}),
         "wires": lambda: [
             {"wire": "bus-a", "driver": "modbus", "port": "/dev/ttyUSB0", "state": "running", "error": "", "devices": [
-                Health("crack", "ok", 1000, 998, {"bad_crc": 2, "late": 3}, 12.4, 20.0, 90.0, 140.0, 1.5, 7, ("3:0-9",)), Health("rain", "quarantined", 40, 0)]},
+                Health("crack", "ok", 1000, 998, {"bad_crc": 2, "late": 3}, 12.4, 20.0, 90.0, 140.0, 1.5, 7,
+                       ("3:0-9",)), Health("rain", "quarantined", 40, 0)]},
             {"wire": "lan", "driver": "modbus", "state": "waiting", "error": "LinkError: refused", "devices": []}],
         "platforms": lambda: [{"platform": "county", "connected": False, "rows": 12, "records": 3400,
                                "error": "network unreachable"}],
@@ -55,7 +56,7 @@ def test_the_document_is_json_and_a_failing_section_harms_only_itself(box):
     assert box["wires"][0]["devices"][0] == {
         "device": "crack", "state": "ok", "asked": 1000, "answered": 998, "errors": {"bad_crc": 2, "late": 3},
         "response_ms": 12.4, "response_p95_ms": 20.0, "response_max_ms": 90.0, "timeout_ms": 140.0, "slip_ms": 1.5,
-        "missed": 7, "refused": ["3:0-9"]}
+        "missed": 7, "refused": ("3:0-9",)}
 
 
 def test_objects_carry_ages_not_monotonic_times(box):
@@ -118,7 +119,7 @@ def test_lines_in_chinese(box):
   lamp · 静止 · 故障: line 22 busy
 线路
   bus-a · modbus /dev/ttyUSB0 · 正常
-    crack 正常 · 应答 99.8 % · 12 ms · bad_crc×2
+    crack 正常 · 应答 99.8 % · 12 ms (95 % 20 ms) · bad_crc×2, late×3 · 建议应答超时 140 ms · 绕开 3:0-9
     rain 隔离 · 应答 0.0 %
   lan · modbus · 等待重连 · LinkError: refused
 平台
