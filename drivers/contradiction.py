@@ -98,6 +98,10 @@ def _of_point(point: Point, template: Template) -> list[Complaint]:
                           "fixed value: leave wrap out")))
     if point.transform:
         found += _of_transform(point, template)
+    known = {other.id for other in template.points} - {point.id}
+    found += [(("vouched_by", name), f"no other point is called {name!r}" if name not in known else
+               f"found [{low:g}, {high:g}], expected [low, high]")
+              for name, (low, high) in point.vouched_by.items() if name not in known or not low <= high]
     if point.write:
         found += under(("write",), _of_write(point, point.write))
     span = point.span()

@@ -17,13 +17,15 @@ from drivers.exchange import Ask, Raw, Write, answers_in
 from drivers.jobs import Job, Reading, Wait, act, write
 from drivers.line import Heard
 from drivers.load import blocks_of
-from drivers.planner import Block, Cost, split
+from drivers.planner import Block, Cost, Hole, split
+from drivers.planner import refused as refused_between
 from drivers.power import Power
 from drivers.reader import Reader
 from drivers.registers import width
 from drivers.schedule import Schedule, Task, Turn, Urgent
 from drivers.sensor import Point, Template
 from drivers.station import BUSY_S, SILENT, Station
+from drivers.vouching import Vouching
 from drivers.writing import action_frames, encode
 
 log = logging.getLogger(__name__)
@@ -44,9 +46,12 @@ class Unit:
         self.station, self.template, self.cost = station, template, cost
         self.parameters = template.known(parameters)
         self.writable, self.actions, self.power = frozenset(writable), frozenset(actions), power
+        self.vouching = Vouching(template)
+        self.apart: set[Hole] = set()
+        """Where the device refused to be read over."""
 
     def tasks(self, points: Mapping[str, float]) -> list[Task]:
-        """Plan the block reads that carry these points (point → period in s).
+        """Plan the block reads that carry these points (point → period in s), and those that vouch for them.
 
         Raises:
             SetupError: the model has no such point.
@@ -55,13 +60,16 @@ class Unit:
             raise SetupError(f"device {self.station.device}: its model {self.template.model} has no point "
                              f"{', '.join(unknown)}; it has {', '.join(point.id for point in self.template.points)}")
         return [self._task(poll_s, members, block)
-                for poll_s, members, block in blocks_of(self.template, points, self.cost)]
+                for poll_s, members, block in blocks_of(self.template, self.vouching.polls(points), self.cost,
+                                                        self.apart)]
 
     def parts(self, task: Task) -> list[Task]:
-        """Take a block read apart: at its holes, else in halves; none when only one span is left."""
+        """Take a refused block read apart, and remember where; none when only one span is left."""
         spans = [point.span() for point in task.members]
         whole = Block(task.ask.function, task.ask.first, task.ask.count, tuple(range(len(spans))))
-        return [self._task(task.own_s, [task.members[n] for n in block.spans], block) for block in split(whole, spans)]
+        blocks = split(whole, spans)
+        self.apart |= refused_between(blocks)
+        return [self._task(task.own_s, [task.members[n] for n in block.spans], block) for block in blocks]
 
     def probe(self, tasks: Sequence[Task]) -> Task:
         """Return the cheapest read there is among these: one point of the smallest span."""
@@ -171,6 +179,7 @@ class Rounds:
             return []
         self.schedule.done(task, started_s)
         values, notes = task.reader.decode(heard.data, heard.start)
+        values, notes = self.units[station.device].vouching.look(task.points, values, notes, heard.at_s)
         return [Scan(station.device, heard.at_s, task.points, values, notes)]
 
     def _failed(self, task: Task, heard: Heard, started_s: float, *, told: bool) -> list[Scan]:

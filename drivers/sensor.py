@@ -86,6 +86,9 @@ class Point(Part, frozen=True, kw_only=True):
     age: Age | None = None
     all_zero: AllZero | None = None
     write: WriteRule | None = None
+    vouched_by: Mapping[Id, tuple[float, float]] = {}
+    """Other points that must have said a value from low to high lately for this one to be believed; read apart, so
+    for what lies in the same answer a helper register is better."""
 
     @property
     def helpers(self) -> tuple[Helper | None, ...]:

@@ -3,6 +3,7 @@
 import struct
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from drivers import Command, Note, SetupError
@@ -264,6 +265,27 @@ def test_an_answer_nobody_waited_for_any_more_suggests_a_longer_timeout():
     health = station.health()
     assert health.errors["late"] == 1
     assert health.timeout_ms == pytest.approx(560, abs=20)   # 0.37 s and half as much again
+
+
+def test_a_reading_nobody_vouches_for_is_no_data():
+    made = template()
+    points = (made.points[0],
+              *(msgspec.structs.replace(point, vouched_by={"p0": (0, 50)}) for point in made.points[1:]))
+    unit = Unit(Station("d", None, 0.0, 0.3, unit=1), msgspec.structs.replace(made, points=points), COST)
+    bus = Line(Rounds([unit], {"d": {"p9": 1.0}}))      # p0 is polled unasked, and before it
+    bus.registers[0] = 50
+    bus.run(2.5)
+    assert bus.said()["p9"] == [109.0] * len(bus.said()["p9"])
+    bus.registers[0] = 51
+    bus.run(5.0)
+    assert set(bus.said(since_s=3.1)["p9"]) == {None}
+    bus.registers[0] = 7
+    bus.run(8.0)
+    assert set(bus.said(since_s=6.1)["p9"]) == {109.0}
+    bus.missing = {0}                                    # the voucher cannot be read: nobody vouches
+    bus.run(12.0)
+    assert set(bus.said(since_s=9.1)["p9"]) == {None}
+    assert {note for scan in bus.scans for note in scan.notes} <= {"", Note.NO_DATA, Note.REFUSED}
 
 
 def test_a_model_without_the_point_is_refused():

@@ -150,14 +150,20 @@ def test_8e1_meter_on_an_8n1_wire_is_refused_unless_meant(tmp_path):
 
 
 def test_staleness_of_a_head_that_is_lost_is_told_by_its_age(tmp_path):
-    """The reading cannot carry its age (160 registers away, an answer holds 125); the age and the battery tell."""
+    """The reading cannot carry its age (160 registers away, an answer holds 125): the age, read apart, vouches."""
     with talk(tmp_path, "gas-oi-7032", "gas_1", "battery_1", "age_1",
               values={"gas_1": 12.5, "battery_1": 23.0, "age_1": 23}) as line:
-        assert line.hear() == {"gas_1": (12.5, ""), "battery_1": (23.0, ""), "age_1": (23.0, "")}
+        assert line.hear() == {"gas_1": (12.5, ""), "battery_1": (23.0, ""), "age_1": (23.0, ""), "fault_1": (0.0, "")}
         line.slave.set("age_1", 361)
         heard = line.hear()
+        line.slave.set("age_1", 10)
+        back = line.hear()
+        line.slave.set("fault_1", 9)
+        faulty = line.hear()
     assert heard["battery_1"] == (None, Note.NO_DATA)
-    assert heard["gas_1"] == (12.5, "")
+    assert heard["gas_1"] == (None, Note.NO_DATA)
+    assert back["gas_1"] == (12.5, "")
+    assert faulty["gas_1"] == (None, Note.NO_DATA)
     age = infos(find("gas-oi-7032", LIBRARY))["age_1"]
     assert heard["age_1"][0] > age.high
     assert age.beyond_high == "fail"
