@@ -106,6 +106,19 @@ def test_a_lost_sensor_is_unknown_never_none_and_its_return_is_told(rig: Rig) ->
     rig.wait("both told", lambda: kinds(rig).count("point.lost") == 1 and kinds(rig).count("point.returned") == 1)
 
 
+def test_an_adapter_plugged_in_again_is_read_within_ten_seconds(rig: Rig) -> None:
+    bus, port = rig.buses["bus-a"], str(rig.folder / "bus-a")
+    bus.unplug(port)
+    rig.wait("the loss is told", lambda: "wire.down" in kinds(rig))
+    time.sleep(12.0)   # by now it is looked for as seldom as ever
+    before = len(rig.said)
+    plugged_s = time.monotonic()
+    bus.plug(port)
+    rig.wait("a poll of the wire", lambda: len(rig.said) > before, 10)
+    assert rig.said[before].at_s - plugged_s < 10.0
+    rig.wait("the return is told", lambda: "wire.up" in kinds(rig))
+
+
 def test_gas_for_a_test_never_wakes_the_village_and_the_end_of_maintenance_re_arms(rig: Rig) -> None:
     assert ask(rig, do="command", kind="service", object="slope", service="maintenance", for_s=4.0, who="检修员")["ok"]
     until_s = time.monotonic() + 4.0
