@@ -19,6 +19,7 @@ from drivers import (
     Command,
     Health,
     Library,
+    LinkError,
     PointInfo,
     Polls,
     Result,
@@ -79,6 +80,9 @@ class Modbus:
             self._network = Network(((Host(*target, timeout_s, wire.framing or "tcp"), rounds)
                                      for target, rounds in self._rounds.items() if target), now)
         self._loan: tuple[Command, float] | None = None
+        self._gate = threading.Lock()
+        """Held while commands are obeyed and for no I/O: a wire that is down has no thread in `read` to obey them."""
+        self._up = False
         self._heard_s = self._opened_s = -math.inf
         for told in self.overload(wire, polls, library):
             log.warning("wire_overloaded wire=%s %s", wire.id, told.en)
@@ -110,15 +114,26 @@ class Modbus:
         return requests(wire, polls, library)
 
     def open(self) -> None:
-        """Take the wire; raises LinkError while it is not there."""
+        """Take the wire; raises LinkError while it is not there. A wire that is lent is left to its borrower."""
+        with self._gate:
+            self._obey()
+            lent = self._loan is not None and self._now() < self._loan[1]
+            self._up = True
         if not self._started:
             for rounds in self._rounds.values():
                 rounds.start(self._now())
-        if self._network is not None:
-            self._network.open()
-        elif self._line is not None and self._loan is None:
-            self._line.open()
-            self._heard_s = self._opened_s = self._now()
+        try:
+            if self._network is not None:
+                self._network.open()
+            elif self._line is not None and not lent:
+                self._loan = None
+                self._line.open()
+                self._heard_s = self._opened_s = self._now()
+        except LinkError:
+            with self._gate:
+                self._up = False
+                self._obey()
+            raise
         self._started = True
 
     def read(self, timeout_s: float) -> list[Scan]:
@@ -130,7 +145,8 @@ class Modbus:
         give_up_s = self._now() + timeout_s
         while True:
             self._called.clear()
-            self._obey()
+            with self._gate:
+                self._obey()
             scans = self._serve_hosts(give_up_s) if self._network is not None else self._serve(give_up_s)
             if scans or (self._now() >= give_up_s and self._commands.empty()):
                 return scans
@@ -179,6 +195,12 @@ class Modbus:
         self._called.set()
         if self._network is not None:
             self._network.ring()
+        if not self._up and self._gate.acquire(blocking=False):
+            try:
+                if not self._up:
+                    self._obey()
+            finally:
+                self._gate.release()
 
     def _obey(self) -> None:
         while not self._commands.empty():
@@ -193,6 +215,8 @@ class Modbus:
                 answer(refused(command, f"no device {command.device} on this wire", f"线路上没有设备 {command.device}"))
             elif self._loan is not None:
                 answer(refused(command, "the wire is lent to an installer's command", "线路已借给安装调试命令"))
+            elif not self._up:
+                answer(refused(command, "the wire is down", "线路中断"))
             else:
                 rounds.command(command, answer, now)
                 if self._network is not None:
@@ -231,6 +255,8 @@ class Modbus:
 
     def close(self) -> None:
         """Let go of the wire; twice is once. May be opened again."""
+        with self._gate:
+            self._up = False
         if self._line is not None:
             self._line.close()
         if self._network is not None:

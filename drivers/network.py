@@ -39,7 +39,7 @@ class Member:
         self.wake_s = -math.inf
         """When it needs a look though nothing arrives."""
         self.tries = 0
-        """Connections that did not come about, in a row."""
+        """Connections without an answer, in a row."""
         self.lent_until_s = -math.inf
 
 
@@ -152,9 +152,6 @@ class Network:
             member.host.connected()
             assert self._epoll is not None
             self._epoll.modify(member.host.fileno(), select.EPOLLIN)
-            if member.tries:
-                log.info("host_back host=%s tries=%d", member.host.name, member.tries)
-            member.tries = 0
             self._go_on(member, now)
         elif (heard := member.host.take(now)) is not None:
             self._settle(member, heard)
@@ -184,6 +181,10 @@ class Network:
         assert turn is not None
         self._scans += member.rounds.settle(turn, member.urgent, heard, member.started_s)
         member.turn = member.urgent = None
+        if member.tries and (heard.note is None or heard.code):
+            # Only an answer proves it: a host that takes connections and breaks them is not back.
+            log.info("host_back host=%s tries=%d", member.host.name, member.tries)
+            member.tries = 0
 
     def _go_on(self, member: Member, now: float) -> None:
         """Ask the host what is due, or come back when something will be."""

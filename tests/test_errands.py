@@ -5,6 +5,7 @@ import socket
 import time
 
 import pytest
+import serial
 import yaml
 
 from gateway import client
@@ -95,7 +96,6 @@ def test_a_lent_port_is_the_borrowers_alone_and_comes_back(rig, borrow):
     assert loan.reply["ok"], loan.reply
     assert loan.reply["wire"] == "bus"
     count = asked(rig, "crack")
-    import serial
     with serial.Serial(str(rig.folder / "bus"), 115200, exclusive=True):   # the lock is free
         rig.wait("points that read borrowed", lambda: "borrowed" in notes(rig, before_ms))
         assert asked(rig, "crack") == count   # nothing was asked meanwhile
@@ -124,6 +124,23 @@ def test_a_loan_ends_by_itself_and_by_an_alarm(rig, borrow):
     rig.wait("calm", lambda: client.ask(rig.folder / "control.sock", {"do": "status"})["objects"][0]["colour"]
              == "none")
     assert borrow().reply["ok"]
+
+
+def test_a_wire_that_is_down_is_lent_at_once_and_left_alone(rig, borrow):
+    bus, port = rig.buses["bus"], str(rig.folder / "bus")
+    bus.unplug(port)
+    rig.wait("the loss", lambda: any(e["kind"] == "wire.down" for e in rig.county.events()))
+    began = time.monotonic()
+    loan = borrow()
+    assert loan.reply["ok"], loan.reply
+    assert time.monotonic() - began < 2.0
+    bus.plug(port)
+    count = asked(rig, "crack")
+    with serial.Serial(port, 115200, exclusive=True):
+        rig.wait("points that read borrowed", lambda: "borrowed" in notes(rig, 0))
+        assert asked(rig, "crack") == count
+    loan.close()
+    rig.wait("polls again", lambda: asked(rig, "crack") > count + 3)
 
 
 def test_a_port_of_nobodys_is_not_ours_to_lend(rig, borrow):
