@@ -9,6 +9,7 @@ import serial
 import yaml
 
 from gateway import client
+from hil.broker import free_port
 from hil.rig import Rig
 
 SITE = {
@@ -29,7 +30,7 @@ SITE = {
         "outputs": ["siren"],
         "authority": {"approved_by": "test", "approved_on": "2026-01-01", "red": "automatic"}}],
     "outputs": [{"id": "siren", "kind": "siren", "wire": "pins", "pin": 17, "active": "high"}],
-    "platforms": [{"id": "county", "host": "127.0.0.1", "port": 18899}],
+    "platforms": [{"id": "county", "host": "127.0.0.1"}],
     "journal": {"folder": "state", "staging": "run/staging", "commit_s": 0.2},
     "control": {"socket": "control.sock"},
 }
@@ -38,7 +39,8 @@ SITE = {
 @pytest.fixture
 def rig(tmp_path):
     path = tmp_path / "site.yaml"
-    path.write_text(yaml.safe_dump(SITE, allow_unicode=True), encoding="utf-8")
+    site = {**SITE, "platforms": [SITE["platforms"][0] | {"port": free_port()}]}
+    path.write_text(yaml.safe_dump(site, allow_unicode=True), encoding="utf-8")
     with Rig(path, tmp_path / "box") as made:
         made.slaves["crack"].set("displacement", 1.0)
         made.start()
