@@ -462,7 +462,7 @@ def test_settings_are_switched_by_one_call_and_only_when_they_differ(far, monkey
         assert len(calls) == expected, settings
         for attributes in calls:
             assert attributes[4:6] == [termios.B9600 if settings else termios.B115200] * 2
-            assert bool(attributes[2] & termios.PARENB) == bool(settings)
+            assert bool(attributes[2] & termios.PARENB) == bool(attributes[0] & termios.INPCK) == bool(settings)
 
 
 def test_a_speed_termios_has_no_word_for_can_be_switched_to_again(far):
