@@ -6,7 +6,7 @@ Never: knows frames, silence or devices.
 
 How exactly: a Linux thread's timers may be 50 µs late on purpose (timer slack), so the thread that opens the port asks
 for none, and the last `NEAR_S` of a wait that counts (`EARLY_S` before a byte that ends an answer) are spent looking.
-That costs 5 % of a core on a line at 115200 baud that never rests and 0.7 % at 9600; a line polled once a second, nothing.
+That costs 5 % of a core on a line at 115200 baud that never rests and 0.7 % at 9600.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from drivers.sensor import Serial
 NEAR_S = 0.0001
 """The end of a wait that is spent looking at the clock instead of sleeping."""
 EARLY_S = 0.0002
-"""How long before its moment a byte is looked for: when it is due is known only from others that were late themselves."""
+"""How long before its moment a byte is looked for: it is reckoned from bytes that were late themselves."""
 LATE_S = 0.0001
 """How long past its moment a byte is looked for before the thread sleeps for it."""
 _PARITY = {"none": serial.PARITY_NONE, "even": serial.PARITY_EVEN, "odd": serial.PARITY_ODD}
