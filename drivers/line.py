@@ -167,7 +167,7 @@ class SerialLine:
     def _listen(self, until_s: float) -> bytes:
         heard = b""
         while len(heard) < _MOST_BYTES and (chunk := self._tty.hear(until_s)):
-            self._last_s = self._now()
+            self._last_s = max(self._last_s, self._now())
             heard += chunk
         return heard
 
@@ -226,7 +226,8 @@ class SerialLine:
             if not chunk:
                 talks = bool(heard) and now() >= end_s
                 return Heard(*self._silent(ask, heard, bool(echo), talks), now(), stray=stray)
-            at_s = self._last_s = now()
+            at_s = now()
+            self._last_s = max(sent_s, at_s)   # somebody may have talked while our request was still going out
             first_s = at_s if not heard else first_s
             heard += chunk
             chunk = b""

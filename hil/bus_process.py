@@ -5,8 +5,8 @@ outlives its standard input.
 
 Usage: python -m hil.bus_process CONFIG.json        (keys: `Config`, `Device`)
 Prints {"port", "realtime"}, then obeys
-  stats               {"at_s", "busy_s", "requests", "early_requests", "least_gap_s", "collisions",
-                       "answers": {device: honest answers gone out whole}}
+  stats               {"at_s", "last_s" (when the last answer ended), "busy_s", "requests", "early_requests",
+                       "least_gap_s", "collisions", "answers": {device: honest answers gone out whole}}
   fault NAME DEVICE   a fault of `hil.faults`, or - for none
   chance NAME SHARE   that fault on every device, drawn for each exchange
   set DEVICE POINT VALUE
@@ -77,10 +77,13 @@ def plain(registers: int) -> Template:
 
 
 class _Count(Counter[str]):
-    """A log that keeps only how many."""
+    """A log that keeps only how many, and when the last came."""
+
+    last_s = 0.0
 
     def append(self, answer: Answer) -> None:
         self[answer.device] += not answer.fault
+        self.last_s = answer.at_s
 
 
 def slave(device: Device, bus: Bus) -> Slave:
@@ -116,9 +119,9 @@ def main(path: str) -> None:
             try:
                 match line.split():
                     case ["stats"]:
-                        _tell({"at_s": time.monotonic(), "busy_s": bus.busy_s, "requests": bus.requests,
-                               "early_requests": bus.early_requests, "least_gap_s": bus.least_gap_s,
-                               "collisions": bus.collisions, "answers": dict(counts)})
+                        _tell({"at_s": time.monotonic(), "last_s": counts.last_s, "busy_s": bus.busy_s,
+                               "requests": bus.requests, "early_requests": bus.early_requests,
+                               "least_gap_s": bus.least_gap_s, "collisions": bus.collisions, "answers": dict(counts)})
                     case ["fault", name, device]:
                         slaves[device].fault = _fault(name)
                         _tell({"fault": name, "device": device})

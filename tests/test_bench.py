@@ -32,6 +32,18 @@ def test_the_file_is_a_list_of_figures(tmp_path, capsys):
     assert "siren.delay_ms" in capsys.readouterr().out
 
 
+def test_the_bus_family_measures_every_client_on_the_same_line(tmp_path):
+    out = tmp_path / "bench.json"
+    assert bench.main(["--quick", "--out", str(out), "bus"]) == 0
+    rows = {row["name"]: row for row in json.loads(out.read_text())}
+    assert set(rows) == {"bus.bare_115200", "bus.efficiency_115200", "bus.peer_pymodbus_sync_115200",
+                         "bus.peer_pymodbus_async_115200", "bus.peer_minimalmodbus_115200", "bus.in_box_115200",
+                         "bus.early_requests", "bus.healthy_beside_bad", "bus.plan_over_optimum"}
+    assert rows["bus.early_requests"]["value"] == 0
+    # A client that keeps the silence cannot beat the limit; one that does not, can.
+    assert all(10 < rows[f"bus.{name}_115200"]["value"] <= 100 for name in ("bare", "efficiency", "in_box"))
+
+
 def test_an_unknown_family_is_refused_by_name(capsys):
     with pytest.raises(SystemExit):
         bench.main(["sirens"])

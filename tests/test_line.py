@@ -551,3 +551,18 @@ def test_rts_is_held_from_before_the_first_bit_to_after_the_last(far, monkeypatc
     assert at[1] - at[0] >= 0.002
     assert at[2] - at[1] >= len(ASK.frame) * 10 / 115200
     assert at[3] - at[2] >= 0.003
+
+
+def test_silence_is_owed_from_the_end_of_our_own_request_too(tmp_path):
+    """What is heard while the request is still going out ends the exchange, but not the request."""
+    slow = Serial(baud=1200)
+    garbage = checked(b"\x01\x03\x02\x00\x01")[:-1] + b"\x55"
+    end = Pty([(0, garbage), (0, b"")])
+    line = SerialLine(end.path, slow, 0.2, time.monotonic)
+    line.open()
+    began = time.monotonic()
+    assert line.exchange(Ask(1, 3, 0, 1)).note is Note.BAD_CRC
+    line.exchange(Ask(2, 3, 0, 1), timeout_s=0.01)
+    line.close()
+    end.close()
+    assert time.monotonic() - began >= (8 + 3.5 + 8) * 10 / 1200 - 0.001 + 0.01 + 3.5 * 10 / 1200

@@ -59,7 +59,10 @@ def main(hosts: int, units: int, registers: int) -> None:
                 link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 ears.register(link, selectors.EVENT_READ, (host, link))
             else:
-                asked = link.recv(4096)   # requests are 12 bytes and come whole on a loopback
+                try:
+                    asked = link.recv(4096)   # requests are 12 bytes and come whole on a loopback
+                except ConnectionResetError:   # it left before our last answer
+                    asked = b""
                 if not asked:
                     ears.unregister(link)
                     link.close()
