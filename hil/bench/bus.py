@@ -101,8 +101,8 @@ def figures(quick: bool) -> Iterator[Figure]:
 
 def _percent(name: str, ran: Ran, reference: float, goal: str, note: str) -> Figure:
     return figure(name, None if ran.bad else ran.efficiency, "% of limit", reference, goal,
-                  f"{note}; {ran.best:.2f} in the best {1 / _PARTS:.0%} of it; {ran.requests} requests, {ran.early} early, "
-                  f"{ran.bad} wrong or missing{f', {ran.cpu:.1%} CPU' if ran.cpu else ''}")
+                  f"{note}; {ran.best:.2f} in the best {1 / _PARTS:.0%} of it; {ran.requests} requests, "
+                  f"{ran.early} early, {ran.bad} wrong or missing{f', {ran.cpu:.1%} CPU' if ran.cpu else ''}")
 
 
 def _bare(baud: int, size: Size) -> ceiling.Measured:
