@@ -38,6 +38,8 @@ _PAUSE_S = 0.05
 up to 16 ms apart, so the 1.5 characters of the standard cannot be asked of them."""
 _MOST_BYTES = 1024
 """More than a few whole frames: nobody answers that much."""
+_BEGUN_S = 0.001
+"""An adapter begins to send so much after it was told, at most (a USB frame): the end of a request is only reckoned."""
 _HASTE = 0.9
 """An answer that took less than this part of its time on the wire was begun before the request was out."""
 TURNAROUND_S = 0.1
@@ -178,7 +180,8 @@ class SerialLine:
         quiet, stray = self._quiet(timeout_s)
         if not quiet:   # somebody talks without end: asking would only collide
             return Heard(Note.FOREIGN, b"", 0, self._now(), stray=stray)
-        sent_s = self._last_s = self._tty.send(frame)
+        sent_s = self._tty.send(frame)
+        self._last_s = sent_s + _BEGUN_S
         if ask.unit == BROADCAST and not ask.answer_bytes and not getattr(ask, "answer", None):
             return self._obeyed(frame, sent_s, stray)
         return self._hear(ask, frame, sent_s, timeout_s, stray)
@@ -227,7 +230,7 @@ class SerialLine:
                 talks = bool(heard) and now() >= end_s
                 return Heard(*self._silent(ask, heard, bool(echo), talks), now(), stray=stray)
             at_s = now()
-            self._last_s = max(sent_s, at_s)   # somebody may have talked while our request was still going out
+            self._last_s = max(self._last_s, at_s)   # somebody may talk while our request is still going out
             first_s = at_s if not heard else first_s
             heard += chunk
             chunk = b""
