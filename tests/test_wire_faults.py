@@ -37,8 +37,6 @@ KINDS = ("silent", "late", "garbled", "cut_short", "wrong_unit", "wrong_function
          "babbling")
 FIRSTS, WIDTH = (0, 100), 4
 FAST = Serial(baud=115200)
-UNHEARD_S = 0.001
-"""Until what was said on the simulated wire has been read, with all of this in one interpreter."""
 
 
 def words(address, block, count):
@@ -219,12 +217,8 @@ def test_no_wrong_value_on_paced_lines(tmp_path):
             runs.append(Run(tmp_path, bus.port(tmp_path / f"line{n}"), made, timeout_ms=50))
         began_s = time.monotonic()
         at_once(runs, PACED_EXCHANGES)
-        # A late answer may begin, and a short one even end, before it is heard and while a request goes out.
-        early = [said.gap_s for bus in (one, two) for said in bus.log
-                 if said.source.startswith(str(tmp_path)) and UNHEARD_S <= said.gap_s < bus.silence_s]
     drawn = report(runs, seed, time.monotonic() - began_s)
     assert [run.wrong for run in runs] == [[], []]
-    assert early == []
     assert {kind for kind, n in drawn.items() if n} == {"", *KINDS}
     # What was not spoilt must arrive, or silence would pass this test.
     assert sum(run.values for run in runs) >= 0.9 * WIDTH * drawn[""]
