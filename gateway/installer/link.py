@@ -1,0 +1,139 @@
+"""One port in an installer's hands: borrowed, open, and every exchange remembered.
+
+Owns: the line and the loan together, and the record of what was asked and heard. Promises: nothing is sent after the
+loan was taken back; a loan that runs out is renewed between two exchanges. Never: judges what was heard.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable
+from typing import Self
+
+from msgspec import Struct
+
+from drivers import LinkError
+from drivers.exchange import Request
+from drivers.line import Heard, Line, SerialLine
+from drivers.modbus_wire import host_port
+from drivers.sensor import Serial
+from drivers.tcp import TcpLine
+from gateway.installer.borrow import Loan
+from gateway.installer.words import Told
+
+REMEMBERED = 50_000
+
+
+class Trial(Struct, frozen=True):
+    """One exchange as it was: for hints and diagnoses."""
+
+    ask: Request
+    settings: Serial | None
+    """None on a network."""
+    timeout_s: float
+    heard: Heard
+
+
+class Link:
+    """A serial line or a TCP connection. A context manager."""
+
+    def __init__(self, port: str, settings: Serial, loan: Loan, now: Callable[[], float], *,
+                 timeout_s: float = 0.3, echo: bool = False) -> None:
+        """Prepare; nothing is touched before `__enter__`.
+
+        Raises:
+            ValueError: `port` is neither a path nor ``tcp://host:port``.
+        """
+        self.port, self.settings, self.timeout_s, self.echo = port, settings, timeout_s, echo
+        self.now, self._loan = now, loan
+        self._target = host_port(port)
+        self.trials: deque[Trial] = deque(maxlen=REMEMBERED)
+        self._line: Line | None = None
+
+    @property
+    def tcp(self) -> bool:
+        """Whether it is a network connection, which has no serial settings."""
+        return self._target is not None
+
+    def __enter__(self) -> Self:
+        try:
+            self._loan.take()
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the port, then give it back."""
+        self._shut()
+        self._loan.close()
+
+    def _open(self) -> None:
+        self._line = TcpLine(*self._target, self.timeout_s, self.now) if self._target else SerialLine(
+            self.port, self.settings, self.timeout_s, self.now, echo=self.echo)
+        self._line.open()
+
+    def _shut(self) -> None:
+        line, self._line = self._line, None
+        if line is not None:
+            line.close()
+
+    def hear_echo(self) -> None:
+        """From now on the line hears its own requests: take them away."""
+        self.echo = True
+        self._shut()
+        self._open()
+
+    def exchange(self, ask: Request, settings: Serial | None = None, timeout_s: float | None = None) -> Heard:
+        """Ask and listen.
+
+        Raises:
+            LinkError: the port is gone.
+            TakenBack: the gateway wants it back; it is closed.
+        """
+        line = self._ready()
+        heard = line.exchange(ask, None if self.tcp else settings, timeout_s)
+        self.trials.append(Trial(ask, None if self.tcp else settings or self.settings, timeout_s or self.timeout_s,
+                                 heard))
+        return heard
+
+    def listen(self, seconds: float) -> bytes:
+        """Return what is said on a serial line while nobody asks; nothing on a network."""
+        line, heard = self._ready(), b""
+        end_s = self.now() + seconds
+        while isinstance(line, SerialLine) and (left_s := end_s - self.now()) > 0:
+            heard += line.listen(min(left_s, 0.2))
+            line = self._ready()
+        return heard
+
+    def rest(self, seconds: float) -> None:
+        """Let the device have its pause."""
+        self._ready()
+        with self._safely():
+            self._loan.wait(seconds)
+
+    def _ready(self) -> Line:
+        with self._safely():
+            self._loan.check()
+            if self._loan.due():
+                self._shut()
+                self._loan.take()
+        if self._line is None:
+            self._open()
+        if self._line is None:
+            raise LinkError(f"{self.port} is closed")
+        return self._line
+
+    @contextlib.contextmanager
+    def _safely(self):  # type: ignore[no-untyped-def]  # noqa: ANN202
+        """Close the port at once when it is no longer ours."""
+        try:
+            yield
+        except Told:
+            self._shut()
+            raise
