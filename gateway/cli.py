@@ -21,10 +21,11 @@ from typer.core import TyperGroup
 import drivers
 from drivers import strictyaml
 from gateway import client, site, status
+from gateway.installer import commands as installer
 from gateway.schema import schema as config_schema
 
-EXIT_CODES = """Exit codes: 0 done; 1 refused, or errors were found; 2 wrong usage, or no gateway answers;
-78 (run) the configuration is wrong; 130 interrupted."""
+EXIT_CODES = """Exit codes: 0 done; 1 refused, errors were found, or (discover, read, doctor) no sensor answers well;
+2 wrong usage, or no gateway answers; 78 (run) the configuration is wrong; 130 interrupted."""
 
 
 class _Commands(TyperGroup):
@@ -283,3 +284,6 @@ def version() -> None:
     from importlib import metadata
 
     typer.echo(metadata.version("mingluo"))
+
+
+installer.add(cli)

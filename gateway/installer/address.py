@@ -1,8 +1,8 @@
 """Giving a device another address: the only command that writes.
 
-Owns: the order of checks, writes and proofs. Promises: nothing is written before the device answered at its old address,
-the new one was silent and a person agreed; a recipe that shouts to all devices is refused while another one answers;
-the outcome is proved by asking. Never: tries a recipe twice.
+Owns: the order of checks, writes and proofs. Promises: nothing is written before the device answered at its old
+address, the new one was silent and a person agreed; a recipe that shouts to all devices is refused while another one
+answers; the outcome is proved by asking. Never: tries a recipe twice.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Move:
         if old == new:
             raise Told(_SAME.told(old=old))
         self._link, self._template, self.old, self.new, self._settings = link, template, old, new, settings
-        self.broadcasts = any(step.broadcast for step in template.set_address)
+        self.broadcasts = template.alone
 
     def look(self, others: Sequence[int] = LIKELY) -> list[int]:
         """Return who else answers on the wire, as far as a look at likely addresses can tell.
@@ -78,13 +78,9 @@ class Move:
 
     def steps(self) -> list[Text]:
         """Say what will be written, one line a step."""
-        return [_STEP.told(function=step.function, register=step.register,
-                           value=self.new if step.value == "address" else step.value,
-                           to=Text("全部设备（广播）", "all devices (broadcast)").zh if step.broadcast else self.old)
-                if not step.broadcast else
-                _STEP_ALL.told(function=step.function, register=step.register,
-                               value=self.new if step.value == "address" else step.value)
-                for step in self._template.set_address]
+        return [(_STEP_ALL if step.broadcast else _STEP).told(
+            function=step.function, register=step.register, to=self.old,
+            value=self.new if step.value == "address" else step.value) for step in self._template.set_address]
 
     def write(self) -> None:
         """Write the recipe, once.
@@ -103,7 +99,7 @@ class Move:
                 raise Told(_STEP_REFUSED.told(register=step.register, code=heard.code))
             # A device that changed at once may answer from either address, or not at all: the proof comes later.
             moved |= step.value == "address"
-            self._link.rest(max(self._template.min_gap_ms, getattr(step, "pause_ms", 0.0)) / 1000)
+            self._link.rest(max(self._template.min_gap_ms, step.pause_ms) / 1000)
 
     def prove(self, told: Callable[[int], None] = lambda _: None) -> Outcome:
         """Ask at both addresses. `told` is called with the number of each try."""
@@ -128,10 +124,7 @@ class Move:
         if rule is None:
             return True   # nothing tells this model apart; the person must know
         heard = self._ask(unit)
-        question = own(self._template)
-        assert question is not None
-        size = (question.size + 7) // 8 if question.function < 3 else 2 * question.size
-        return heard.note is None and rule.matches(bytes(heard.data[heard.start:heard.start + size]))
+        return heard.note is None and rule.matches(bytes(heard.data[heard.start:heard.start + rule.data_bytes]))
 
 
 def _there(heard: Heard) -> bool:
@@ -148,15 +141,18 @@ _NOT_THERE = Text("地址 {old} 没有应答，什么也没写：用 --old 写�
 _OTHER_MODEL = Text("地址 {old} 的设备不像 {model}，什么也没写：用 mingluo discover 看它是什么",
                     "the device at {old} does not look like {model}, nothing was written: "
                     "mingluo discover tells what it is")
-_TAKEN = Text("地址 {new} 已有设备应答，什么也没写：换一个地址", "address {new} answers already, nothing was written: "
+_TAKEN = Text("地址 {new} 已有设备应答，什么也没写：换一个地址",
+              "address {new} answers already, nothing was written: "
               "choose another one")
-_NOT_ALONE = Text("线上还有别的设备（地址 {others}），而这个型号的改法是对全线广播：都会被改成同一地址。只留一台再来；什么也没写",
+_NOT_ALONE = Text("线上还有别的设备（地址 {others}），而这个型号的改法是对全线广播：都会被改成同一地址。"
+                  "只留一台再来；什么也没写",
                   "other devices are on the wire (address {others}), and this model's recipe is heard by all of them: "
                   "leave only the one to change; nothing was written")
 _STEP = Text("向地址 {to} 的寄存器 {register} 写 {value}（功能 {function}）",
              "write {value} to register {register} of address {to} (function {function})")
 _STEP_ALL = Text("向全部设备（广播）的寄存器 {register} 写 {value}（功能 {function}）",
                  "write {value} to register {register} of all devices (broadcast, function {function})")
-_STEP_REFUSED = Text("设备拒绝写寄存器 {register}（代码 {code}）：可能有写保护，查说明书；用 mingluo discover 看它现在的地址",
+_STEP_REFUSED = Text("设备拒绝写寄存器 {register}（代码 {code}）：可能有写保护，查说明书；"
+                     "用 mingluo discover 看它现在的地址",
                      "the device refuses to have register {register} written (code {code}): it may be write-protected, "
                      "see the manual; mingluo discover tells its present address")

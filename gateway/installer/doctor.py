@@ -6,7 +6,6 @@ only; every finding carries its evidence; a port that cannot be opened is a find
 
 from __future__ import annotations
 
-import errno
 import math
 import socket
 from collections import Counter
@@ -20,7 +19,7 @@ from drivers.modbus_wire import host_port
 from drivers.sensor import Serial, Template
 from gateway.installer.diagnoses import Diagnosis, diagnose
 from gateway.installer.discover import Search
-from gateway.installer.evidence import Measures, weigh
+from gateway.installer.evidence import Measures, broken_link, weigh
 from gateway.installer.link import Link, Trial
 from gateway.installer.overheard import is_echo
 from gateway.installer.settings import COMMON, FIRST, LIKELY, Question, order, own
@@ -32,9 +31,6 @@ ENOUGH_SILENCE = 5
 TIMEOUT_S = 1.0
 REST_S = 0.05
 LISTEN_S = 2.0
-_ERRNO = {errno.ENOENT: "missing", errno.ENODEV: "missing", errno.ENXIO: "missing", errno.EACCES: "forbidden",
-          errno.EPERM: "forbidden", errno.EBUSY: "held", errno.EAGAIN: "held", errno.ECONNREFUSED: "host_refuses",
-          errno.EHOSTUNREACH: "host_silent", errno.ENETUNREACH: "host_silent", errno.ETIMEDOUT: "host_silent"}
 
 
 class Finding(Struct, frozen=True):
@@ -78,10 +74,8 @@ class Doctor:
         Raises:
             Told: the gateway does not lend the port, or wants it back.
         """
-        opened = False
         try:
             with self._link as link:
-                opened = True
                 unasked = link.listen(listen_s)
                 before = len(self.findings)
                 self._find(weigh((), unasked))
@@ -92,7 +86,7 @@ class Doctor:
                 else:
                     self._device(link, self._address, self._given or link.settings)
         except LinkError as error:
-            self._find(weigh(self._link.trials, more=self._error(error, opened)))
+            self._find(weigh(self._link.trials, more=self._error(error)))
         return self.findings
 
     def _wire(self, link: Link) -> None:
@@ -181,18 +175,12 @@ class Doctor:
             answered += verdict is not None and (verdict.note is None or verdict.code != 0)
         return {"rtu_over_tcp": float(answered)}
 
-    def _error(self, error: LinkError, opened: bool) -> dict[str, float]:
+    def _error(self, error: LinkError) -> dict[str, float]:
         """Translate a port that is not there, or went away, into measures."""
-        cause = error.__cause__
-        number = getattr(cause, "errno", None)
-        if not opened:
-            if isinstance(cause, TimeoutError | socket.gaierror):
-                return {"host_silent": 1.0}
-            return {_ERRNO.get(number or 0, "held" if "lock" in str(error) else "missing"): 1.0}
-        if host_port(self._link.port) and cause is None:
-            addresses = [self._address] if self._address is not None else list(LIKELY)
-            return {"not_tcp": 1.0, **self._through(self._link, addresses)}
-        return {"gone": 1.0}
+        more = broken_link(error)
+        if "not_tcp" in more:
+            more |= self._through(self._link, [self._address] if self._address is not None else list(LIKELY))
+        return more
 
     def _find(self, measures: Measures, words: Mapping[str, Mapping[Lang, str]] | None = None,
               address: int | None = None, serial: Serial | None = None) -> None:

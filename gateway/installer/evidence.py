@@ -5,12 +5,14 @@ Owns: the closed list of measures. Promises: pure functions of what was asked an
 
 from __future__ import annotations
 
+import errno
+import socket
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from drivers import Note
-from gateway.installer.link import Trial
+from drivers import LinkError, Note
+from gateway.installer.link import Gone, Trial
 from gateway.installer.overheard import frames, is_echo, is_noise
 
 USUAL_TIMEOUT_S = 0.3
@@ -25,6 +27,7 @@ MEASURES = {
     "answered_share": "answered / asked",
     "refused": "answers that say why not",
     "refused_share": "refused / asked",
+    "inside": "answers that say the device failed inside (code 4)",
     "busy": "answers that say later",
     "silent": "exchanges without a byte",
     "silent_share": "silent / asked",
@@ -33,6 +36,7 @@ MEASURES = {
     "same_share": "of the broken ones: how many are byte for byte the most frequent one",
     "length_share": "of the broken ones: how many have the most frequent length",
     "broken_bytes": "that length",
+    "headed_share": "of the broken ones: how many begin with the right address and function",
     "heard_any": "exchanges in which anything but switching noise was heard",
     "noise": "exchanges in which only 00, F8 to FF was heard",
     "echoed": "exchanges that began with the own request",
@@ -79,6 +83,7 @@ def weigh(trials: Iterable[Trial], unasked: bytes = b"", more: Measures | None =
         # The same question gets the same answer, so the same garbage: told apart by question.
         found["same_share"] = Counter(garbage).most_common(1)[0][1] / len(garbage)
         size, times = Counter(map(len, garbage)).most_common(1)[0]
+        found["headed_share"] /= len(garbage)
         found["length_share"], found["broken_bytes"] = times / len(garbage), size
         found["broken_share"] = len(garbage) / (len(garbage) + found["answered"])
     for name in ("answered", "refused", "silent", "echoed"):
@@ -89,18 +94,24 @@ def weigh(trials: Iterable[Trial], unasked: bytes = b"", more: Measures | None =
         found["response_max_ms"] = 1000 * max(responses)
     heard = frames(unasked)
     found["unasked_bytes"] = 0 if is_noise(unasked) else len(unasked)
-    found["unasked_frames"] = len(heard)
-    found["unasked_requests"] = sum(frame.is_request for frame in heard)
+    found["unasked_frames"] += len(heard)
+    found["unasked_requests"] += sum(frame.is_request for frame in heard)
     return found | dict(more or {})
 
 
 def _one(trial: Trial, found: dict[str, float], responses: list[float]) -> Sequence[bytes]:
     """Count one exchange; return its garbage."""
     heard, data = trial.heard, bytes(trial.heard.data)
+    if (before := frames(heard.stray)) and not is_noise(heard.stray):
+        # A second answer to the last question comes in between; a request there is another master's.
+        found["doubled"] += any(frame.unit == trial.ask.unit and not frame.is_request for frame in before)
+        found["unasked_requests"] += sum(frame.is_request for frame in before)
+        found["unasked_frames"] += len(before)
     if heard.note is None or heard.code:
         found["answered"] += 1
         found["heard_any"] += 1
         found["refused"] += heard.note is Note.REFUSED
+        found["inside"] += heard.code == 4
         found["busy"] += heard.note is Note.BUSY
         if heard.response_s is not None:
             responses.append(heard.response_s)
@@ -121,4 +132,24 @@ def _one(trial: Trial, found: dict[str, float], responses: list[float]) -> Seque
     if sound:
         return ()
     found["broken"] += 1
+    found["headed_share"] += data.startswith(trial.ask.frame[:2])
     return (data,)
+
+
+_ERRNO = {errno.ENOENT: "missing", errno.ENODEV: "missing", errno.ENXIO: "missing", errno.ENOTTY: "missing",
+          errno.EACCES: "forbidden", errno.EPERM: "forbidden", errno.EBUSY: "held", errno.EAGAIN: "held",
+          errno.ECONNREFUSED: "host_refuses", errno.EHOSTUNREACH: "host_silent", errno.ENETUNREACH: "host_silent",
+          errno.ETIMEDOUT: "host_silent"}
+
+
+def broken_link(error: LinkError) -> dict[str, float]:
+    """Translate a port that cannot be opened, or went away, into measures."""
+    cause = error.__cause__
+    tcp = "tcp://" in str(error)
+    if isinstance(error, Gone):
+        # Bytes that are no Modbus TCP come without a cause: the connection itself was well.
+        return {"not_tcp" if tcp and cause is None else "gone": 1.0}
+    if isinstance(cause, TimeoutError | socket.gaierror | UnicodeError):
+        return {"host_silent": 1.0}
+    number = getattr(cause, "errno", None) or 0
+    return {_ERRNO.get(number, "host_silent" if tcp else "missing"): 1.0}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Self
 
 from msgspec import Struct
@@ -23,6 +23,10 @@ from gateway.installer.borrow import Loan
 from gateway.installer.words import Told
 
 REMEMBERED = 50_000
+
+
+class Gone(LinkError):  # noqa: N818 (a state of the port)
+    """The port could be opened, and failed later."""
 
 
 class Trial(Struct, frozen=True):
@@ -93,11 +97,12 @@ class Link:
         """Ask and listen.
 
         Raises:
-            LinkError: the port is gone.
+            Gone: the port is no longer there.
             TakenBack: the gateway wants it back; it is closed.
         """
         line = self._ready()
-        heard = line.exchange(ask, None if self.tcp else settings, timeout_s)
+        with _gone():
+            heard = line.exchange(ask, None if self.tcp else settings, timeout_s)
         self.trials.append(Trial(ask, None if self.tcp else settings or self.settings, timeout_s or self.timeout_s,
                                  heard))
         return heard
@@ -107,7 +112,8 @@ class Link:
         line, heard = self._ready(), b""
         end_s = self.now() + seconds
         while isinstance(line, SerialLine) and (left_s := end_s - self.now()) > 0:
-            heard += line.listen(min(left_s, 0.2))
+            with _gone():
+                heard += line.listen(min(left_s, 0.2))
             line = self._ready()
         return heard
 
@@ -130,10 +136,19 @@ class Link:
         return self._line
 
     @contextlib.contextmanager
-    def _safely(self):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    def _safely(self) -> Iterator[None]:
         """Close the port at once when it is no longer ours."""
         try:
             yield
         except Told:
             self._shut()
             raise
+
+
+@contextlib.contextmanager
+def _gone() -> Iterator[None]:
+    """Tell a port that fails in use from one that cannot be opened."""
+    try:
+        yield
+    except LinkError as error:
+        raise Gone(str(error)) from error.__cause__

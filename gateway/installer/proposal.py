@@ -17,7 +17,7 @@ from msgspec import Struct
 from drivers.exchange import Ask
 from drivers.line import Heard
 from drivers.registers import FLOATS, width
-from drivers.sensor import Identify, Serial, Template
+from drivers.sensor import Serial, Template
 from gateway.installer.link import Link
 from gateway.installer.reading import Reading, read, silent
 from gateway.installer.settings import Question, own
@@ -107,12 +107,7 @@ def _first_look(witness: Witness, model: Template) -> float | None:
     data = witness.ask(question, model.min_gap_ms / 1000)
     if data is None or not rule.matches(data):
         return None
-    return bits + rule_bits(rule) + REGISTER_BITS * min(question.size, 8)
-
-
-def rule_bits(rule: Identify) -> float:
-    """Return how much a rule that fits proves."""
-    return sum(max(0.0, check.bits[1] - math.log2(len(set(check.among)))) for check in rule.checks)
+    return bits + rule.weight() + REGISTER_BITS * min(question.size, 8)
 
 
 def _values(reading: Reading) -> float:

@@ -13,12 +13,16 @@ from msgspec import Struct
 
 from drivers import Note
 from drivers.exchange import Ask
-from drivers.planner import Block, Cost, characters, plan, silence_ms
-from drivers.reader import Reader
+from drivers.line import Heard
+from drivers.planner import Cost, characters, plan, silence_ms, split
+from drivers.reader import Reader, texts
 from drivers.sensor import Point, Serial, Template
+from drivers.transform import names
 from gateway.installer.link import Link
 
 TURNAROUND_MS = 10.0
+PARAMETER = "parameter"
+"""Note of a point that was not read: a number of this very instrument is missing."""
 
 
 class Value(Struct, frozen=True):
@@ -59,44 +63,83 @@ class Reading(Struct, frozen=True):
 
 
 def read(link: Link, template: Template, address: int, settings: Serial | None,
-         timeout_s: float | None = None) -> Reading:
+         timeout_s: float | None = None, given: Mapping[str, float] | None = None) -> Reading:
     """Read every point once; the device gets its rest between requests.
+
+    Args:
+        link: the port.
+        template: the model.
+        address: of the device.
+        settings: None = those of the link.
+        timeout_s: None = that of the link.
+        given: parameters of this very instrument; a point that lacks one is not read.
 
     Raises:
         LinkError: the port is gone.
         Told: the port is no longer ours.
     """
-    serial = settings or template.serial
-    char_ms = 0.0 if link.tcp else characters(serial.baud, serial.parity, serial.stop_bits)
-    cost = Cost(char_ms, TURNAROUND_MS, silence_ms(char_ms, serial.baud))
-    points = template.points
-    blocks = plan([point.span() for point in points], cost, template.max_registers, template.contiguous)
-    queue: list[tuple[Block, list[Point]]] = [(block, [points[n] for n in block.spans]) for block in blocks]
+    parameters = template.known(given or {})
+    lacking = {point.id for point in template.points if _lacks(point, parameters)}
+    points = [point for point in template.points if point.id not in lacking]
+    spans = [point.span() for point in points]
     values: dict[str, Value] = {}
     responses: list[float] = []
     failed: dict[str, int] = {}
+    queue = plan(spans, _cost(link, settings or template.serial), template.max_registers, template.contiguous)
     asked = 0
     while queue:
-        block, members = queue.pop(0)
-        if asked and template.min_gap_ms:
-            link.rest(template.min_gap_ms / 1000)
+        block = queue.pop(0)
+        members = [points[n] for n in block.spans]
+        heard = _ask(link, template, Ask(address, block.function, block.first, block.count), settings, timeout_s, asked)
         asked += 1
-        heard = link.exchange(Ask(address, block.function, block.first, block.count), settings, timeout_s)
-        if heard.note is None:
+        if heard.note is None or heard.code:
             responses.append(heard.response_s or 0.0)
-            numbers, notes = Reader(members, block.function, block.first, block.count).decode(heard.data, heard.start)
+        if heard.note is None:
+            numbers, notes = Reader(members, block.function, block.first, block.count, parameters).decode(
+                heard.data, heard.start)
             for point, number, note in zip(members, numbers, notes or [""] * len(members), strict=True):
                 values[point.id] = Value(point, number, note)
-            continue
-        if heard.code:
-            responses.append(heard.response_s or 0.0)
-        if heard.code in (2, 3) and len(members) > 1:
-            queue += [(Block(span.function, span.first, span.count, (0,)), [point])
-                      for point in members for span in [point.span()]]
-            continue
-        failed[heard.note] = failed.get(heard.note, 0) + 1
-        values |= {point.id: Value(point, None, heard.note, heard.code) for point in members}
-    return Reading(tuple(values[point.id] for point in points), tuple(responses), asked, failed)
+        elif heard.code in (2, 3) and (parts := split(block, spans)):
+            queue += parts
+        else:
+            failed[heard.note] = failed.get(heard.note, 0) + 1
+            values |= {point.id: Value(point, None, heard.note, heard.code) for point in members}
+    told = [values.get(point.id, Value(point, None, PARAMETER)) for point in template.points]
+    return Reading(tuple(told), tuple(responses), asked, failed)
+
+
+def _ask(link: Link, template: Template, ask: Ask, settings: Serial | None, timeout_s: float | None,
+         before: int) -> Heard:
+    if before and template.min_gap_ms:
+        link.rest(template.min_gap_ms / 1000)
+    return link.exchange(ask, settings, timeout_s)
+
+
+def _cost(link: Link, serial: Serial) -> Cost:
+    char_ms = 0.0 if link.tcp else characters(serial.baud, serial.parity, serial.stop_bits)
+    return Cost(char_ms, TURNAROUND_MS, silence_ms(char_ms, serial.baud))
+
+
+def _lacks(point: Point, parameters: Mapping[str, float]) -> bool:
+    """Whether the point's value needs a number of this instrument that nobody gave."""
+    return point.transform is not None and not set(names(point.transform)) <= set(parameters)
+
+
+def read_texts(link: Link, template: Template, address: int, settings: Serial | None) -> dict[str, str]:
+    """Read what the device says of itself in characters (serial number, model name); silence is left out.
+
+    Raises:
+        LinkError: the port is gone.
+        Told: the port is no longer ours.
+    """
+    found: dict[str, str] = {}
+    for text in template.texts:
+        ask = Ask(address, text.function, text.register, text.registers)
+        heard = _ask(link, template, ask, settings, None, 1)
+        if heard.note is None:
+            data = bytes(heard.data[heard.start:heard.start + 2 * text.registers])
+            found |= texts(template, text.function, text.register, text.registers, data)
+    return found
 
 
 class Word(Struct, frozen=True):

@@ -53,6 +53,7 @@ NOTES: Mapping[str, Text] = {
     Note.SENSOR_FAULT: Text("传感器故障", "sensor fault"),
     Note.UNIT_MISMATCH: Text("单位设置不同", "set to another unit"),
     Note.NOT_A_NUMBER: Text("不是数", "not a number"),
+    "parameter": Text("缺本机参数", "a parameter is missing"),
     Note.OVER_RANGE: Text("超量程", "over range"),
     Note.UNDER_RANGE: Text("低于量程", "under range"),
 }
