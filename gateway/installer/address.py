@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from msgspec import Struct
 
 from drivers import Note
-from drivers.exchange import BROADCAST, Ask, Write
+from drivers.exchange import Ask
 from drivers.line import Heard
 from drivers.sensor import Serial, Template
+from drivers.writing import address_steps
 from gateway.installer.link import Link
 from gateway.installer.settings import FIRST, LIKELY, own, patience_s
 from gateway.installer.words import Text, Told
@@ -55,7 +56,7 @@ class Move:
         if old == new:
             raise Told(_SAME.told(old=old))
         self._link, self._template, self.old, self.new, self._settings = link, template, old, new, settings
-        self.broadcasts = template.alone
+        self._steps = address_steps(template, old, new)
 
     def look(self, others: Sequence[int] = LIKELY) -> list[int]:
         """Return who else answers on the wire, as far as a look at likely addresses can tell.
@@ -72,15 +73,15 @@ class Move:
             raise Told(_TAKEN.told(new=self.new))
         present = [unit for unit in others if unit not in (self.old, self.new)
                    and _there(self._ask(unit, patience_s(self._settings, False)))]
-        if present and self.broadcasts:
+        if present and self._template.alone:
             raise Told(_NOT_ALONE.told(others=", ".join(map(str, present))))
         return present
 
     def steps(self) -> list[Text]:
         """Say what will be written, one line a step."""
-        return [(_STEP_ALL if step.broadcast else _STEP).told(
-            function=step.function, register=step.register, to=self.old,
-            value=self.new if step.value == "address" else step.value) for step in self._template.set_address]
+        return [(_STEP if write.unit else _STEP_ALL).told(
+            function=write.function, register=write.first, to=write.unit, value=", ".join(map(str, write.values)))
+            for write, _ in self._steps]
 
     def write(self) -> None:
         """Write the recipe, once.
@@ -88,18 +89,12 @@ class Move:
         Raises:
             Told: the device refuses a step.
         """
-        unit, moved = self.old, False
-        for step in self._template.set_address:
-            value = self.new if step.value == "address" else step.value
-            if moved and not step.broadcast:
-                unit = self.new if _there(self._ask(self.new)) else self.old
-            heard = self._link.exchange(Write(BROADCAST if step.broadcast else unit, step.function, step.register,
-                                              [value]), self._settings, TIMEOUT_S)
+        for write, pause_s in self._steps:
+            heard = self._link.exchange(write, self._settings, TIMEOUT_S)
             if heard.code:
-                raise Told(_STEP_REFUSED.told(register=step.register, code=heard.code))
+                raise Told(_STEP_REFUSED.told(register=write.first, code=heard.code))
             # A device that changed at once may answer from either address, or not at all: the proof comes later.
-            moved |= step.value == "address"
-            self._link.rest(max(self._template.min_gap_ms, step.pause_ms) / 1000)
+            self._link.rest(max(self._template.min_gap_ms / 1000, pause_s))
 
     def prove(self, told: Callable[[int], None] = lambda _: None) -> Outcome:
         """Ask at both addresses. `told` is called with the number of each try."""

@@ -34,7 +34,7 @@ def stable(port: str, folders: Sequence[Path] = STABLE) -> str:
     return port
 
 
-def block(port: str, found: Sequence[Found], echo: bool = False) -> str:
+def block(port: str, found: Sequence[Found], echo: bool = False, framing: str = "") -> str:
     """Return the YAML of one wire with the devices found; those of no known model stand in comments."""
     known = [one for one in found if one.likeliest]
     lines = ["# Names and ids are yours to choose; then give the quantities to objects (read: device.point).", "wires:",
@@ -46,6 +46,8 @@ def block(port: str, found: Sequence[Found], echo: bool = False) -> str:
         lines.append(f"    serial: {_serial(usual)}")
     if any(one.settings != usual for one in known):
         lines.append("    mixed_settings: true    # devices of different speed or parity share this wire")
+    if framing:
+        lines.append(f"    framing: {framing}")
     if echo:
         lines.append("    echo: true              # the adapter hears its own bytes")
     lines.append("    devices:")
@@ -64,7 +66,8 @@ def block(port: str, found: Sequence[Found], echo: bool = False) -> str:
 
 
 def _serial(serial: Serial) -> str:
-    return f"{{baud: {serial.baud}, parity: {serial.parity}, stop_bits: {serial.stop_bits}}}"
+    seven = f", data_bits: {serial.data_bits}" if serial.data_bits != 8 else ""
+    return f"{{baud: {serial.baud}, parity: {serial.parity}, stop_bits: {serial.stop_bits}{seven}}}"
 
 
 def _at(serial: Serial | None) -> str:

@@ -34,6 +34,7 @@ def discover(
     parity: Annotated[Literal["none", "even", "odd"] | None, typer.Option(help="only this parity")] = None,
     force: Annotated[bool, typer.Option("--force", help="ask although somebody else is asking on this line")] = False,
     listen_s: Annotated[float, typer.Option(min=0, max=60, help="how long to listen first")] = 3.0,
+    framing: options.Framing = None,
     sensors: options.Sensors = options.SITE, socket: options.Socket = options.SOCKET, as_json: options.Json = False,
 ) -> None:
     """Find and name the devices on a wire: listens first, only reads, proposes models. Ctrl-C keeps what was found."""
@@ -46,14 +47,15 @@ def discover(
         options.fail(_NO_FOLDER.told(file=write), lang)
     given = options.serial(baud, parity, None) if baud or parity else None
     with options.telling(lang):
-        seek(options.link(port, given or options.FACTORY, socket, 300), options.models(options.library(sensors)), lang,
-             given=given, full=full, only=options.addresses(addresses), force=force, listen_s=listen_s, write=write,
-             as_json=as_json)
+        link = options.link(port, given or options.FACTORY, socket, 300, framing=framing)
+        seek(link, options.models(options.library(sensors)), lang, given=given, full=full,
+             only=options.addresses(addresses), force=force, listen_s=listen_s, write=write, as_json=as_json)
 
 
 def read(
     port: options.Port, model: options.Model = "", address: options.Address = None, baud: options.Baud = None,
     parity: options.Parity = None, stop_bits: options.Stop = None, echo: options.Echo = False,
+    framing: options.Framing = None,
     function: Annotated[int | None, typer.Option(min=1, max=4, help="raw: 3 or 4 registers, 1 or 2 bits")] = None,
     register: Annotated[int, typer.Option(min=0, max=65535, help="raw: the first, counted from 0")] = 0,
     count: Annotated[int, typer.Option(min=1, max=125, help="raw: how many")] = 1,
@@ -67,13 +69,13 @@ def read(
         raise typer.BadParameter("give --template MODEL, or --function N --register N --count N")
     if function:
         serial = options.serial(baud, parity, stop_bits)
-        with options.telling(lang), options.link(port, serial, socket, timeout_ms, echo) as link:
+        with options.telling(lang), options.link(port, serial, socket, timeout_ms, echo, framing) as link:
             _raw(link, Ask(address or 1, function, min(register, 65536 - count), count), lang, as_json)
         return
     sensor = options.model(model, options.library(sensors))
     serial = options.serial(baud, parity, stop_bits, sensor)
     given = options.parameters(parameter, sensor)
-    with options.telling(lang), options.link(port, serial, socket, timeout_ms, echo) as link:
+    with options.telling(lang), options.link(port, serial, socket, timeout_ms, echo, framing) as link:
         _read(link, sensor, address or sensor.address, serial, given, lang, as_json)
 
 
@@ -128,6 +130,7 @@ def _raw(link: Link, ask: Ask, lang: Lang, as_json: bool) -> None:
 def watch(
     port: options.Port, model: options.Model, address: options.Address = None, baud: options.Baud = None,
     parity: options.Parity = None, stop_bits: options.Stop = None, echo: options.Echo = False,
+    framing: options.Framing = None,
     every_s: Annotated[float, typer.Option(min=0.05, max=3600, help="from one reading to the next")] = 1.0,
     count: Annotated[int, typer.Option(min=0, help="end after so many readings; 0 = until Ctrl-C")] = 0,
     parameter: options.Parameter = [],  # noqa: B006 (typer copies it)
@@ -144,7 +147,7 @@ def watch(
     given = options.parameters(parameter, sensor)
     figures = Watch()
     try:
-        with (options.telling(lang), options.link(port, serial, socket, timeout_ms, echo) as link,
+        with (options.telling(lang), options.link(port, serial, socket, timeout_ms, echo, framing) as link,
               screen.live() as show, contextlib.suppress(KeyboardInterrupt)):
             next_s = link.now()
             while True:
@@ -167,6 +170,7 @@ def doctor(
     port: options.Port, model: options.Model = "", address: options.Address = None, baud: options.Baud = None,
     parity: options.Parity = None, stop_bits: options.Stop = None,
     listen_s: Annotated[float, typer.Option(min=0, max=60, help="how long to listen first")] = 2.0,
+    framing: options.Framing = None,
     sensors: options.Sensors = options.SITE, socket: options.Socket = options.SOCKET,
     lang: options.Language = "zh", as_json: options.Json = False,
 ) -> None:
@@ -178,7 +182,7 @@ def doctor(
     library = options.library(sensors)
     sensor = options.model(model, library) if model else None
     given = options.serial(baud, parity, stop_bits, sensor) if baud or parity or stop_bits else None
-    link = options.link(port, given or (sensor.serial if sensor else options.FACTORY), socket, 300)
+    link = options.link(port, given or (sensor.serial if sensor else options.FACTORY), socket, 300, framing=framing)
     if not as_json:
         options.say(_EXAMINING, lang, err=True, port=port)
     with options.telling(lang):
@@ -199,7 +203,8 @@ def set_address(
     old: Annotated[int | None, typer.Option(min=1, max=247, help="the one it has; absent = factory address")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask, write")] = False,
     baud: options.Baud = None, parity: options.Parity = None, stop_bits: options.Stop = None,
-    echo: options.Echo = False, sensors: options.Sensors = options.SITE, socket: options.Socket = options.SOCKET,
+    echo: options.Echo = False,
+    framing: options.Framing = None, sensors: options.Sensors = options.SITE, socket: options.Socket = options.SOCKET,
     lang: options.Language = "zh",
 ) -> None:
     """Give a device another address. It should be alone on the wire. Asks before it writes, proves it afterwards."""
@@ -208,7 +213,7 @@ def set_address(
     options.interruptible()
     sensor = options.model(model, options.library(sensors))
     serial = options.serial(baud, parity, stop_bits, sensor)
-    with options.telling(lang), options.link(port, serial, socket, 500, echo) as link:
+    with options.telling(lang), options.link(port, serial, socket, 500, echo, framing) as link:
         move = Move(link, sensor, old or sensor.address, new, serial)
         options.say(_ONE_ALONE, lang)
         others = move.look()
@@ -239,7 +244,8 @@ def template(
     try_: Annotated[str, typer.Option("--try", help="read a device by it: /dev/ttyUSB0 or tcp://host:port")] = "",
     address: options.Address = None, baud: options.Baud = None, parity: options.Parity = None,
     stop_bits: options.Stop = None,
-    echo: options.Echo = False, parameter: options.Parameter = [],  # noqa: B006 (typer copies it)
+    echo: options.Echo = False,
+    framing: options.Framing = None, parameter: options.Parameter = [],  # noqa: B006 (typer copies it)
     timeout_ms: options.Timeout = 300, sensors: options.Sensors = options.SITE, socket: options.Socket = options.SOCKET,
     lang: options.Language = "zh",
 ) -> None:
@@ -257,7 +263,7 @@ def template(
         serial = options.serial(baud, parity, stop_bits, sensor)
         given = options.parameters(parameter, sensor)
         typer.echo("")
-        with options.telling(lang), options.link(try_, serial, socket, timeout_ms, echo) as link:
+        with options.telling(lang), options.link(try_, serial, socket, timeout_ms, echo, framing) as link:
             _read(link, sensor, address or sensor.address, serial, given, lang, as_json=False)
 
 

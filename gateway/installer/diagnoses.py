@@ -149,8 +149,8 @@ TABLE = (
                    "{broken:.0f} damaged answers, mostly {broken_bytes:.0f} bytes and alike; the speed is right"),
               Text("串口服务器或无线透传的分包长度、分包间隔太小：加大；"
                    "直接用 USB 转 485 接设备再试，若仍坏是设备的毛病",
-                   "a serial server or radio that cuts packets: raise its packet length and interval; try the device on a "
-                   "plain USB adapter, if it is spoilt there too the device is at fault")),
+                   "a serial server or radio that cuts packets: raise its packet length and interval; try the "
+                   "device on a plain USB adapter; if it is spoilt there too, the device is at fault")),
     Diagnosis("babble", {"broken": (2, ANY), "broken_share": (0.9, 1), "same_share": (0, 0.5), "answered": NONE,
                          "length_share": (0, 0.5), **DEVICE},
               Text("线上有动静，但从无一个正确报文", "the line moves, but there is never a right frame"),

@@ -7,16 +7,16 @@ only; every finding carries its evidence; a port that cannot be opened is a find
 from __future__ import annotations
 
 import math
-import socket
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
 from drivers import LinkError
-from drivers.exchange import Ask, hear_rtu
+from drivers.exchange import Ask
 from drivers.modbus_wire import host_port
 from drivers.sensor import Serial, Template
+from drivers.tcp import TcpLine
 from gateway.installer.diagnoses import Diagnosis, diagnose
 from gateway.installer.discover import Search
 from gateway.installer.evidence import Measures, broken_link, weigh
@@ -163,16 +163,22 @@ class Doctor:
     def _through(self, link: Link, addresses: Sequence[int]) -> dict[str, float]:
         """Ask with RTU frames over TCP: does a transparent converter answer?"""
         target = host_port(link.port)
-        if target is None:
+        if target is None or link.framing != "tcp":
             return {}
+        link.shut()   # many converters take one connection only
         question = (own(self._model) if self._model else None) or FIRST
-        link.rest(0.0)
+        line = TcpLine(*target, TIMEOUT_S, link.now, "rtu")
         answered = 0
-        for address in addresses:
-            ask = Ask(address, *question)
-            heard = _over_tcp(target, ask.frame, TIMEOUT_S)
-            verdict = hear_rtu(ask, heard)
-            answered += verdict is not None and (verdict.note is None or verdict.code != 0)
+        try:
+            line.open()
+            for address in addresses:
+                link.rest(0.0)
+                heard = line.exchange(Ask(address, *question))
+                answered += heard.note is None or heard.code != 0
+        except LinkError:
+            pass   # it hangs up on such frames: then it is not transparent
+        finally:
+            line.close()
         return {"rtu_over_tcp": float(answered)}
 
     def _error(self, error: LinkError) -> dict[str, float]:
@@ -189,20 +195,6 @@ class Doctor:
             "elsewhere_text", "asked_text", "refusal_text")}, **(words or {})}
         extra["timeout_ms"] = _both(str(timeout_ms))
         self.findings += [Finding(row, measures, extra, address, serial) for row in diagnose(measures)]
-
-
-def _over_tcp(target: tuple[str, int], frame: bytes, timeout_s: float) -> bytes:
-    """Send bytes over TCP and return what comes back in time; nothing when the host does not take them."""
-    heard = b""
-    try:
-        with socket.create_connection(target, timeout_s) as connection:
-            connection.sendall(frame)
-            while len(heard) < 256 and (chunk := connection.recv(256)):
-                heard += chunk
-                connection.settimeout(0.1)
-    except OSError:
-        return heard   # silence is an answer here too
-    return heard
 
 
 def _both(text: str) -> Mapping[Lang, str]:

@@ -147,8 +147,7 @@ def broken_link(error: LinkError) -> dict[str, float]:
     cause = error.__cause__
     tcp = "tcp://" in str(error)
     if isinstance(error, Gone):
-        # Bytes that are no Modbus TCP come without a cause: the connection itself was well.
-        return {"not_tcp" if tcp and cause is None else "gone": 1.0}
+        return {"not_tcp" if "does not speak Modbus TCP" in str(error) else "gone": 1.0}
     if isinstance(cause, TimeoutError | socket.gaierror | UnicodeError):
         return {"host_silent": 1.0}
     number = getattr(cause, "errno", None) or 0

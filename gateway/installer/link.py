@@ -13,16 +13,17 @@ from typing import Self
 
 from msgspec import Struct
 
-from drivers import LinkError
+from drivers import LinkError, Note
 from drivers.exchange import Request
 from drivers.line import Heard, Line, SerialLine
 from drivers.modbus_wire import host_port
 from drivers.sensor import Serial
-from drivers.tcp import TcpLine
+from drivers.tcp import Carried, TcpLine
 from gateway.installer.borrow import Loan
 from gateway.installer.words import Told
 
 REMEMBERED = 50_000
+_DEAF = "does not speak Modbus TCP"
 
 
 class Gone(LinkError):  # noqa: N818 (a state of the port)
@@ -43,8 +44,17 @@ class Link:
     """A serial line or a TCP connection. A context manager."""
 
     def __init__(self, port: str, settings: Serial, loan: Loan, now: Callable[[], float], *,
-                 timeout_s: float = 0.3, echo: bool = False) -> None:
+                 timeout_s: float = 0.3, echo: bool = False, framing: Carried | None = None) -> None:
         """Prepare; nothing is touched before `__enter__`.
+
+        Args:
+            port: a path, or ``tcp://host:port``.
+            settings: unless an exchange has its own.
+            loan: not yet taken.
+            now: monotonic seconds.
+            timeout_s: to the first byte of an answer.
+            echo: the adapter hears its own bytes.
+            framing: None = RTU on a serial port, Modbus TCP on a network.
 
         Raises:
             ValueError: `port` is neither a path nor ``tcp://host:port``.
@@ -52,6 +62,7 @@ class Link:
         self.port, self.settings, self.timeout_s, self.echo = port, settings, timeout_s, echo
         self.now, self._loan = now, loan
         self._target = host_port(port)
+        self.framing: Carried = framing or ("tcp" if self._target else "rtu")
         self.trials: deque[Trial] = deque(maxlen=REMEMBERED)
         self._line: Line | None = None
 
@@ -74,15 +85,19 @@ class Link:
 
     def close(self) -> None:
         """Close the port, then give it back."""
-        self._shut()
+        self.shut()
         self._loan.close()
 
     def _open(self) -> None:
-        self._line = TcpLine(*self._target, self.timeout_s, self.now) if self._target else SerialLine(
-            self.port, self.settings, self.timeout_s, self.now, echo=self.echo)
+        if self._target:
+            self._line = TcpLine(*self._target, self.timeout_s, self.now, self.framing)
+        else:
+            self._line = SerialLine(self.port, self.settings, self.timeout_s, self.now, echo=self.echo,
+                                    framing="ascii" if self.framing == "ascii" else "rtu")
         self._line.open()
 
-    def _shut(self) -> None:
+    def shut(self) -> None:
+        """Close the port but keep the loan; the next exchange opens it again."""
         line, self._line = self._line, None
         if line is not None:
             line.close()
@@ -90,7 +105,7 @@ class Link:
     def hear_echo(self) -> None:
         """From now on the line hears its own requests: take them away."""
         self.echo = True
-        self._shut()
+        self.shut()
         self._open()
 
     def exchange(self, ask: Request, settings: Serial | None = None, timeout_s: float | None = None) -> Heard:
@@ -102,7 +117,14 @@ class Link:
         """
         line = self._ready()
         with _gone():
-            heard = line.exchange(ask, None if self.tcp else settings, timeout_s)
+            try:
+                heard = line.exchange(ask, None if self.tcp else settings, timeout_s)
+            except LinkError as error:
+                # Many hosts hang up on a question for nobody; they take the next connection.
+                if not self.tcp or _DEAF in str(error):
+                    raise
+                heard = Heard(Note.NO_ANSWER, b"", 0, self.now())
+                self.shut()
         self.trials.append(Trial(ask, None if self.tcp else settings or self.settings, timeout_s or self.timeout_s,
                                  heard))
         return heard
@@ -127,7 +149,7 @@ class Link:
         with self._safely():
             self._loan.check()
             if self._loan.due():
-                self._shut()
+                self.shut()
                 self._loan.take()
         if self._line is None:
             self._open()
@@ -141,7 +163,7 @@ class Link:
         try:
             yield
         except Told:
-            self._shut()
+            self.shut()
             raise
 
 

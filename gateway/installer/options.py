@@ -38,6 +38,8 @@ Address = Annotated[int | None, typer.Option(min=1, max=247, help="of the device
 Baud = Annotated[int | None, typer.Option(help="speed; absent = the model's, or 9600")]
 Parity = Annotated[Literal["none", "even", "odd"] | None, typer.Option(help="absent = the model's, or none")]
 Stop = Annotated[int | None, typer.Option("--stop-bits", min=1, max=2, help="absent = the model's, or 1")]
+Framing = Annotated[Literal["rtu", "ascii", "tcp"] | None, typer.Option(
+    help="what travels; absent = rtu on a serial port, tcp (Modbus TCP) on a network")]
 Echo = Annotated[bool, typer.Option("--echo", help="the adapter hears its own bytes")]
 Sensors = Annotated[Path, typer.Option(help="folder of the site's own templates, looked at before the shipped")]
 Timeout = Annotated[int, typer.Option(min=20, max=10000, help="how long to wait for an answer")]
@@ -112,7 +114,8 @@ def model(name: str, library: Library) -> Template:
 def serial(baud: int | None, parity: Any, stop_bits: int | None, model: Template | None = None) -> Serial:
     """Return the asked settings, the model's where nothing is asked."""
     usual = model.serial if model else FACTORY
-    asked = {"baud": baud or usual.baud, "parity": parity or usual.parity, "stop_bits": stop_bits or usual.stop_bits}
+    asked = {"baud": baud or usual.baud, "parity": parity or usual.parity, "stop_bits": stop_bits or usual.stop_bits,
+             "data_bits": usual.data_bits}
     try:
         return msgspec.convert(asked, Serial)
     except msgspec.ValidationError as error:
@@ -133,11 +136,12 @@ def parameters(given: list[str], model: Template) -> dict[str, float]:
     return found
 
 
-def link(port: str, serial: Serial, socket: str, timeout_ms: int, echo: bool = False) -> Link:
+def link(port: str, serial: Serial, socket: str, timeout_ms: int, echo: bool = False,
+         framing: Literal["rtu", "ascii", "tcp"] | None = None) -> Link:
     """Prepare a port; raises typer.BadParameter where it is none."""
     try:
         return Link(port, serial, Loan(socket, lendable(port), time.monotonic), time.monotonic,
-                    timeout_s=timeout_ms / 1000, echo=echo)
+                    timeout_s=timeout_ms / 1000, echo=echo, framing=framing)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
 

@@ -102,7 +102,8 @@ def _tell(search: Search, lang: Lang, *, port: str, interrupted: bool, write: st
             lines += screen.hint_lines(row, lang)
         console.print("\n".join(lines), markup=False)
     if write and any(one.likeliest for one in found):
-        text = block(port, found, search.echo)
+        usual = "tcp" if search.link.tcp else "rtu"
+        text = block(port, found, search.echo, "" if search.link.framing == usual else search.link.framing)
         if write == "-":
             typer.echo(text, nl=False)
             return

@@ -78,7 +78,7 @@ def to_try(models: Iterable[Template], full: bool) -> list[Serial]:
 
 def _plain(settings: Serial) -> Serial:
     """Two stop bits are heard by who expects one; asking with one is heard by all but the strictest."""
-    return Serial(baud=settings.baud, parity=settings.parity)
+    return Serial(baud=settings.baud, parity=settings.parity, data_bits=settings.data_bits)
 
 
 def order(models: Sequence[Template], choices: Sequence[Serial] | None, addresses: Iterable[int] | None = None,

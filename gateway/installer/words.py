@@ -73,7 +73,7 @@ REFUSALS: Mapping[int, Text] = {
 
 def settings(serial: Serial | None) -> str:
     """Write settings as on a datasheet: ``9600 8N1``; empty on a network."""
-    return f"{serial.baud} 8{serial.parity[0].upper()}{serial.stop_bits}" if serial else ""
+    return f"{serial.baud} {serial.data_bits}{serial.parity[0].upper()}{serial.stop_bits}" if serial else ""
 
 
 def decimals(resolution: float) -> int:
