@@ -118,7 +118,7 @@ TABLE = (
                    "the line moves, but never a real character: swap A and B?"),
               Text("{noise:.0f} 次只收到 00 或 FF 一类的字节", "{noise:.0f} times only bytes like 00 or FF were heard"),
               Text("对调 A、B 再试；各厂家标法不一", "swap A and B and try again: vendors mark them differently")),
-    Diagnosis("two_devices", {"doubled": SOME},
+    Diagnosis("two_devices", {"doubled": SOME, "echoed": NONE},
               Text("两台设备用同一个地址", "two devices have this address"),
               Text("{doubled:.0f} 次一问得到两个完整应答", "{doubled:.0f} times one question got two whole answers"),
               Text("断开其中一台，用 mingluo set-address 给另一台换地址",
@@ -204,7 +204,7 @@ TABLE = (
               Text("型号模板可能不对：用 mingluo discover 看它像哪个型号，或查说明书的寄存器表",
                    "the template may be the wrong one: mingluo discover proposes models; the manual lists registers")),
     Diagnosis("well", {"answered_share": (0.95, 1), "refused_share": (0, 0.49), "late_share": (0, 0.049),
-                       "busy": NONE, "inside": NONE},
+                       "busy": NONE, "inside": NONE, "gone": NONE},
               Text("一切正常", "all is well"),
               Text("询问 {asked:.0f} 次，正确 {answered:.0f} 次，中位 {response_ms:.0f} ms，"
                    "最慢 {response_max_ms:.0f} ms",

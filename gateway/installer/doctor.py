@@ -20,7 +20,7 @@ from drivers.tcp import TcpLine
 from gateway.installer.diagnoses import Diagnosis, diagnose
 from gateway.installer.discover import Search
 from gateway.installer.evidence import Measures, broken_link, weigh
-from gateway.installer.link import Link, Trial
+from gateway.installer.link import Gone, Link, Trial
 from gateway.installer.overheard import is_echo
 from gateway.installer.settings import COMMON, FIRST, LIKELY, Question, order, own
 from gateway.installer.words import REFUSALS, Lang, settings
@@ -76,18 +76,25 @@ class Doctor:
         """
         try:
             with self._link as link:
-                unasked = link.listen(listen_s)
-                before = len(self.findings)
-                self._find(weigh((), unasked))
-                if len(self.findings) > before:
-                    return self.findings   # who asks while others talk only adds to the confusion
-                if self._address is None:
-                    self._wire(link)
-                else:
-                    self._device(link, self._address, self._given or link.settings)
+                self._examine(link, listen_s)
         except LinkError as error:
-            self._find(weigh(self._link.trials, more=self._error(error)))
+            self._find(weigh((), more=broken_link(error)))
         return self.findings
+
+    def _examine(self, link: Link, listen_s: float) -> None:
+        try:
+            self._find(weigh((), link.listen(listen_s)))
+            if self.findings:
+                return   # who asks while others talk only adds to the confusion
+            if self._address is None:
+                self._wire(link)
+            else:
+                self._device(link, self._address, self._given or link.settings)
+        except Gone as error:
+            more = broken_link(error)
+            if "not_tcp" in more:
+                more |= self._through(link, [self._address] if self._address is not None else list(LIKELY))
+            self._find(weigh(link.trials, more=more))
 
     def _wire(self, link: Link) -> None:
         """Look for devices at likely addresses, then examine each."""
@@ -180,13 +187,6 @@ class Doctor:
         finally:
             line.close()
         return {"rtu_over_tcp": float(answered)}
-
-    def _error(self, error: LinkError) -> dict[str, float]:
-        """Translate a port that is not there, or went away, into measures."""
-        more = broken_link(error)
-        if "not_tcp" in more:
-            more |= self._through(self._link, [self._address] if self._address is not None else list(LIKELY))
-        return more
 
     def _find(self, measures: Measures, words: Mapping[str, Mapping[Lang, str]] | None = None,
               address: int | None = None, serial: Serial | None = None) -> None:

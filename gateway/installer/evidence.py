@@ -6,12 +6,14 @@ Owns: the closed list of measures. Promises: pure functions of what was asked an
 from __future__ import annotations
 
 import errno
+import re
 import socket
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from drivers import LinkError, Note
+from drivers.exchange import Request
 from gateway.installer.link import Gone, Trial
 from gateway.installer.overheard import frames, is_echo, is_noise
 
@@ -42,7 +44,7 @@ MEASURES = {
     "echoed": "exchanges that began with the own request",
     "echoed_share": "echoed / asked",
     "foreign": "exchanges with a sound frame of somebody nobody asked",
-    "doubled": "exchanges with two sound answers of the asked address",
+    "doubled": "exchanges with a right answer and another one behind it",
     "wrong_shape": "exchanges with one sound answer of another length or function",
     "late": "sound answers later than a wire waits usually",
     "late_share": "late / answered",
@@ -77,8 +79,10 @@ def weigh(trials: Iterable[Trial], unasked: bytes = b"", more: Measures | None =
     found["asked"] = len(taken)
     garbage: list[bytes] = []
     responses: list[float] = []
-    for trial in taken:
+    for n, trial in enumerate(taken):
         garbage += _one(trial, found, responses)
+        if n:   # what came before the first question belongs to nobody's
+            _between(taken[n - 1], trial, found)
     if garbage:
         # The same question gets the same answer, so the same garbage: told apart by question.
         found["same_share"] = Counter(garbage).most_common(1)[0][1] / len(garbage)
@@ -102,11 +106,6 @@ def weigh(trials: Iterable[Trial], unasked: bytes = b"", more: Measures | None =
 def _one(trial: Trial, found: dict[str, float], responses: list[float]) -> Sequence[bytes]:
     """Count one exchange; return its garbage."""
     heard, data = trial.heard, bytes(trial.heard.data)
-    if (before := frames(heard.stray)) and not is_noise(heard.stray):
-        # A second answer to the last question comes in between; a request there is another master's.
-        found["doubled"] += any(frame.unit == trial.ask.unit and not frame.is_request for frame in before)
-        found["unasked_requests"] += sum(frame.is_request for frame in before)
-        found["unasked_frames"] += len(before)
     if heard.note is None or heard.code:
         found["answered"] += 1
         found["heard_any"] += 1
@@ -127,13 +126,29 @@ def _one(trial: Trial, found: dict[str, float], responses: list[float]) -> Seque
     sound = frames(data)
     ours = [frame for frame in sound if frame.unit == trial.ask.unit]
     found["foreign"] += len(ours) < len(sound)
-    found["doubled"] += len(ours) > 1
-    found["wrong_shape"] += len(ours) == 1
+    twice = len(ours) > 1 or bool(ours and _fits(trial.ask, ours[0].data))   # the right answer, and more behind it
+    found["doubled"] += twice
+    found["wrong_shape"] += len(ours) == 1 and not twice
     if sound:
         return ()
     found["broken"] += 1
     found["headed_share"] += data.startswith(trial.ask.frame[:2])
     return (data,)
+
+
+def _between(last: Trial, trial: Trial, found: dict[str, float]) -> None:
+    """Count what was said between two questions: a second answer to the last one, or another master."""
+    if is_noise(trial.heard.stray):
+        return
+    said = frames(trial.heard.stray)
+    found["doubled"] += any(frame.unit == last.ask.unit and not frame.is_request for frame in said) and (
+        last.heard.note is None)
+    found["unasked_requests"] += sum(frame.is_request for frame in said)
+    found["unasked_frames"] += len(said)
+
+
+def _fits(ask: Request, frame: bytes) -> bool:
+    return len(frame) == ask.answer_bytes + 3 and frame[1:].startswith(ask.head)
 
 
 _ERRNO = {errno.ENOENT: "missing", errno.ENODEV: "missing", errno.ENXIO: "missing", errno.ENOTTY: "missing",
@@ -150,5 +165,6 @@ def broken_link(error: LinkError) -> dict[str, float]:
         return {"not_tcp" if "does not speak Modbus TCP" in str(error) else "gone": 1.0}
     if isinstance(cause, TimeoutError | socket.gaierror | UnicodeError):
         return {"host_silent": 1.0}
-    number = getattr(cause, "errno", None) or 0
+    told = re.search(r"\[Errno (\d+)\]", str(error))
+    number = getattr(cause, "errno", None) or (int(told[1]) if told else 0)
     return {_ERRNO.get(number, "host_silent" if tcp else "missing"): 1.0}

@@ -141,16 +141,20 @@ class Link:
 
     def rest(self, seconds: float) -> None:
         """Let the device have its pause."""
-        self._ready()
+        self._keep()
         with self._safely():
             self._loan.wait(seconds)
 
-    def _ready(self) -> Line:
+    def _keep(self) -> None:
+        """See that the port is still ours; renew a loan that runs out."""
         with self._safely():
             self._loan.check()
             if self._loan.due():
                 self.shut()
                 self._loan.take()
+
+    def _ready(self) -> Line:
+        self._keep()
         if self._line is None:
             self._open()
         if self._line is None:
