@@ -52,7 +52,8 @@ def own_models(folder: Path) -> Path:
                          "range": [0, 1500]}],
              "identify": {"register": 0, "count": 3, "checks": [{"register": 0, "among": [0x27]},
                                                                 {"register": 1, "among": [0x3343]}]},
-             "examples": [example(12, 0, [0x27, 0x3343, 12]), {**example(12, 5, [1234]), "values": {"distance": 123.4}}]}
+             "examples": [example(12, 0, [0x27, 0x3343, 12]),
+                          {**example(12, 5, [1234]), "values": {"distance": 123.4}}]}
     radar = {"maker": "test", "title": {"zh": "雷达水位计", "en": "Radar"}, "manual": "none", "address": 200,
              "serial": {"baud": 9600, "parity": "even"},
              "points": [{"id": "level", "register": 5000, "type": "f32", "unit": "m", "resolution": 0.001,

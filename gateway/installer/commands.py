@@ -157,7 +157,7 @@ def watch(
                 if figures.readings == count:
                     break
                 next_s = max(next_s + every_s, link.now())
-                link.rest(next_s - link.now())
+                link.rest(max(0.0, next_s - link.now()))
     finally:
         if figures.readings:
             screen.out().print(screen.watch_table(figures, lang))
