@@ -26,7 +26,7 @@ from drivers.template import find, names
 from gateway import site
 from gateway.installer import block
 from gateway.installer.borrow import Loan
-from gateway.installer.discover import Search
+from gateway.installer.search import Search
 from gateway.installer.link import Link
 from gateway.installer.settings import COMMON, LIKELY, Attempt, order, patience_s, to_try
 from hil.bus import Bus

@@ -150,6 +150,8 @@ def test_a_watch_sums_up_what_moved_and_what_failed(wire: Wire) -> None:
     assert sum("total=" in line for line in lines) == 8
     assert "读 8 遍" in summary
     assert "无应答×" in summary
+    lines = wire("watch", "--template", "rain-tipping", "--count", "2", "--every-s", "0.05", "--json")
+    assert [json.loads(line)["asked"] for line in lines.stdout.splitlines()] == [1, 1]
     nobody = wire("watch", "--template", "rain-tipping", "--address", "9", "--count", "1", "--timeout-ms", "50")
     assert nobody.returncode == 1
 
@@ -213,6 +215,27 @@ def test_a_wrong_template_is_told_with_all_its_lines(tmp_path: Path) -> None:
     assert said.stderr.count("wrong.yaml:") >= 2
     missing = mingluo("template", "no-such.yaml", cwd=tmp_path)
     assert (missing.returncode, "no-such.yaml" in missing.stderr) == (1, True)
+
+
+def test_a_number_of_this_very_instrument_is_asked_for(wire: Wire) -> None:
+    loop = {"maker": "test", "title": {"zh": "电流模块", "en": "Current loop"}, "manual": "none", "address": 4,
+            "parameters": {name: {"title": {"zh": name, "en": name}, "unit": "m"} for name in ("low", "high")},
+            "points": [{"id": "level", "register": 0, "scale": 0.001, "unit": "m", "resolution": 0.001,
+                        "transform": {"kind": "current_loop", "low": "low", "high": "high"}},
+                       {"id": "current", "register": 0, "scale": 0.001, "unit": "mA", "resolution": 0.001}],
+            "examples": [{**example(4, 0, [12000]), "parameters": {"low": 0, "high": 10},
+                          "values": {"level": 5.0, "current": 12.0}}]}
+    file = wire.folder / "loop.yaml"
+    file.write_text(yaml.safe_dump(loop, allow_unicode=True), encoding="utf-8")
+    wire.add("loop", 4, wire.folder, current=8.0)
+    without = wire("read", "--template", str(file))
+    assert without.returncode == 0   # the current is a reading all the same
+    assert "缺本机参数" in without.stdout
+    assert "--parameter high=… --parameter low=…" in without.stdout
+    with_them = wire("read", "--template", str(file), "--parameter", "low=0", "--parameter", "high=20", "--json")
+    assert {v["point"]: v["value"] for v in json.loads(with_them.stdout)["values"]} == {"level": 5.0, "current": 8.0}
+    shown = json.loads(mingluo("template", str(file), "--json", cwd=wire.folder).stdout)
+    assert shown["points"][0]["transform"]["kind"] == "current_loop"
 
 
 # --- set-address

@@ -21,9 +21,9 @@ OWNERS = {
     "paho": {"gateway.uplink"},
     "yaml": {"drivers.strictyaml", "gateway.safe"},  # safe must work where the strict reader refuses
     "prometheus_client": {"gateway.metrics"},
-    "typer": {"gateway.cli"},
+    "typer": {"gateway.cli", "gateway.installer.commands", "gateway.installer.options", "gateway.installer.discover"},
     "click": {"gateway.cli"},
-    "rich": {"gateway.cli"},
+    "rich": {"gateway.cli", "gateway.installer.screen"},
     "ctypes": {"gateway.kernelclock", "gateway.heap"},
     "sqlite_utils": set(), "asyncio": set(), "amqtt": set(), "pytest": set(), "hypothesis": set(),
 }
@@ -165,6 +165,22 @@ def test_the_service_imports_only_what_it_runs():
     unwanted = {"typer", "rich", "click", "sqlite_utils", "prometheus_client", "pytest", "hil", "amqtt", "hypothesis",
                 "jsonschema", "unittest"}
     assert unwanted & set(loaded.stdout.split()) == set()
+
+
+def test_only_commands_know_the_installers_rooms():
+    """The running service must never do what an installer does: it would use a port it has lent."""
+    assert offences(("gateway", "drivers"), lambda module, name: within(name, ("gateway.installer",)) and not within(
+        module, ("gateway.installer", "gateway.cli"))) == []
+    code = "import sys, gateway.app; print(any(m.startswith('gateway.installer') for m in sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT,
+                            check=False)
+    assert loaded.stdout == "False\n", loaded.stderr
+
+
+def test_an_installers_room_needs_no_configuration_and_no_service():
+    may = {"gateway.client"}   # how to knock at the control socket
+    assert offences(("gateway/installer",), lambda _, name: within(name, ("gateway",)) and not within(
+        name, {"gateway.installer", *may})) == []
 
 
 @pytest.mark.parametrize("package", ["gateway", "drivers", "hil"])

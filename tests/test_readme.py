@@ -19,7 +19,7 @@ from gateway.uplink import hints
 ROOT = Path(__file__).resolve().parent.parent
 READMES = sorted(p for p in [*ROOT.glob("README*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("*/*/README.md")]
                  if not p.relative_to(ROOT).parts[0].startswith("."))
-LONGEST = {"README.md": 150, "README.zh-CN.md": 150, "gateway/README.md": 150, "drivers/README.md": 110,
+LONGEST = {"README.md": 165, "README.zh-CN.md": 150, "gateway/README.md": 150, "drivers/README.md": 110,
            "hil/README.md": 115}
 FOLDER_LONGEST = 60
 COMMANDS = typer.main.get_command(cli).commands

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from drivers.sensor import Serial
-from gateway.installer.discover import Found
+from gateway.installer.search import Found
 from gateway.installer.words import settings
 
 STABLE = (Path("/dev/serial/by-path"), Path("/dev/serial/by-id"))

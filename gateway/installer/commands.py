@@ -38,7 +38,7 @@ def discover(
     sensors: options.Sensors = options.SITE, socket: options.Socket = options.SOCKET, as_json: options.Json = False,
 ) -> None:
     """Find and name the devices on a wire: listens first, only reads, proposes models. Ctrl-C keeps what was found."""
-    from gateway.installer.seek import seek
+    from gateway.installer import discover as whole
 
     options.interruptible()
     if write not in ("", "-") and Path(write).exists():
@@ -48,8 +48,9 @@ def discover(
     given = options.serial(baud, parity, None) if baud or parity else None
     with options.telling(lang):
         link = options.link(port, given or options.FACTORY, socket, 300, framing=framing)
-        seek(link, options.models(options.library(sensors)), lang, given=given, full=full,
-             only=options.addresses(addresses), force=force, listen_s=listen_s, write=write, as_json=as_json)
+        whole.discover(link, options.models(options.library(sensors)), lang, given=given,
+                       full=full, only=options.addresses(addresses), force=force, listen_s=listen_s, write=write,
+                       as_json=as_json)
 
 
 def read(
@@ -95,6 +96,9 @@ def _read(link: Link, sensor: Template, address: int, serial: Serial, given: dic
         screen.out().print(screen.reading_table(taken, lang))
         for name, text in said.items():
             typer.echo(f"{name}: {text}")
+        lacking = sorted(set(sensor.parameters) - set(sensor.known(given)))
+        if lacking:
+            options.say(_LACKING, lang, names=" ".join(f"--parameter {name}=…" for name in lacking))
     if not any(value.value is not None for value in taken.values):
         options.say(_ASK_DOCTOR, lang, err=True, port=link.port, model=sensor.model, address=address)
         raise typer.Exit(1)
@@ -135,10 +139,10 @@ def watch(
     count: Annotated[int, typer.Option(min=0, help="end after so many readings; 0 = until Ctrl-C")] = 0,
     parameter: options.Parameter = [],  # noqa: B006 (typer copies it)
     timeout_ms: options.Timeout = 300, sensors: options.Sensors = options.SITE, socket: options.Socket = options.SOCKET,
-    lang: options.Language = "zh",
+    lang: options.Language = "zh", as_json: options.Json = False,
 ) -> None:
     """Read a device again and again: last, least, greatest, response times, failures. Ctrl-C prints the sum."""
-    from gateway.installer import reading, screen
+    from gateway.installer import document, reading, screen
     from gateway.installer.watching import Watch
 
     options.interruptible()
@@ -148,18 +152,19 @@ def watch(
     figures = Watch()
     try:
         with (options.telling(lang), options.link(port, serial, socket, timeout_ms, echo, framing) as link,
-              screen.live() as show, contextlib.suppress(KeyboardInterrupt)):
+              screen.live(as_json) as show, contextlib.suppress(KeyboardInterrupt)):
             next_s = link.now()
             while True:
                 taken = reading.read(link, sensor, address or sensor.address, serial, given=given)
                 figures.add(taken)
-                show(screen.watch_table(figures, lang), screen.one_line(taken, lang))
+                show(screen.watch_table(figures, lang),
+                     json.dumps(document.reading(taken)) if as_json else screen.one_line(taken, lang))
                 if figures.readings == count:
                     break
                 next_s = max(next_s + every_s, link.now())
                 link.rest(max(0.0, next_s - link.now()))
     finally:
-        if figures.readings:
+        if figures.readings and not as_json:
             screen.out().print(screen.watch_table(figures, lang))
             typer.echo(screen.watch_line(figures, lang))
     if not figures.answered:
@@ -247,24 +252,26 @@ def template(
     echo: options.Echo = False,
     framing: options.Framing = None, parameter: options.Parameter = [],  # noqa: B006 (typer copies it)
     timeout_ms: options.Timeout = 300, sensors: options.Sensors = options.SITE, socket: options.Socket = options.SOCKET,
-    lang: options.Language = "zh",
+    lang: options.Language = "zh", as_json: options.Json = False,
 ) -> None:
     """Check a sensor model and show what it measures; with --try read a device by it."""
-    from gateway.installer import screen
+    from gateway.installer import document, screen
 
     options.interruptible()
     sensor = options.model(file, options.library(sensors))
-    console = screen.out()
-    for line in screen.template_lines(sensor, lang):
-        console.print(line, markup=False)
-    console.print(screen.points_table(sensor, lang))
-    options.say(_PROVED, lang, count=len(sensor.examples))
+    if not as_json:
+        console = screen.out()
+        for line in screen.template_lines(sensor, lang):
+            console.print(line, markup=False)
+        console.print(screen.points_table(sensor, lang))
+        options.say(_PROVED, lang, count=len(sensor.examples))
+    elif not try_:
+        _json(document.template(sensor))
     if try_:
         serial = options.serial(baud, parity, stop_bits, sensor)
         given = options.parameters(parameter, sensor)
-        typer.echo("")
         with options.telling(lang), options.link(try_, serial, socket, timeout_ms, echo, framing) as link:
-            _read(link, sensor, address or sensor.address, serial, given, lang, as_json=False)
+            _read(link, sensor, address or sensor.address, serial, given, lang, as_json)
 
 
 def add(cli: typer.Typer) -> None:
@@ -277,6 +284,7 @@ def add(cli: typer.Typer) -> None:
 _EXISTS = Text("{file} 已存在，不覆盖：换一个文件名", "{file} exists and is not overwritten: give another name")
 _NO_FOLDER = Text("{file} 所在的文件夹不存在", "the folder of {file} does not exist")
 _ADDRESS, _RESPONSE = Text("地址", "address"), Text("应答", "answers in")
+_LACKING = Text("本机参数见标定单，加上：{names}", "this instrument's own numbers are on its calibration sheet, add: {names}")
 _ASK_DOCTOR = Text("什么也没读到。试试：mingluo doctor {port} --template {model} --address {address}",
                    "nothing could be read. Try: mingluo doctor {port} --template {model} --address {address}")
 _NOTHING_READ = Text("地址 {address}：{zh}", "address {address}: {en}")

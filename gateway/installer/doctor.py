@@ -18,7 +18,7 @@ from drivers.modbus_wire import host_port
 from drivers.sensor import Serial, Template
 from drivers.tcp import TcpLine
 from gateway.installer.diagnoses import Diagnosis, diagnose
-from gateway.installer.discover import Search
+from gateway.installer.search import Search
 from gateway.installer.evidence import Measures, broken_link, weigh
 from gateway.installer.link import Gone, Link, Trial
 from gateway.installer.overheard import is_echo

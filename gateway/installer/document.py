@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 
+from drivers.sensor import Template
 from gateway.installer.diagnoses import Diagnosis
-from gateway.installer.discover import Doubt, Found
+from gateway.installer.search import Doubt, Found
 from gateway.installer.doctor import Finding
 from gateway.installer.reading import Reading, Value
 from gateway.installer.words import Lang, settings
@@ -56,3 +57,9 @@ def finding(one: Finding) -> Document:
     told: Document = {lang: dict(zip(("what", "proof", "do"), one.texts(lang), strict=True)) for lang in BOTH}
     return {"id": one.diagnosis.id, "address": one.address, "serial": settings(one.settings) or None,
             **told, "measures": {name: n for name, n in one.measures.items() if n}}
+
+
+def template(one: Template) -> Document:
+    """Give a model as JSON, as its file says it with all defaults."""
+    told: Document = msgspec.to_builtins(one, str_keys=True)
+    return told

@@ -19,7 +19,7 @@ from rich.text import Text as Styled
 
 from drivers.sensor import Point, Template
 from gateway.installer.diagnoses import Diagnosis
-from gateway.installer.discover import Doubt, Found
+from gateway.installer.search import Doubt, Found
 from gateway.installer.doctor import Finding
 from gateway.installer.proposal import Proposal
 from gateway.installer.reading import Reading, Value, Word
@@ -109,11 +109,11 @@ def watch_line(watch: Watch, lang: Lang) -> str:
 
 
 @contextlib.contextmanager
-def live() -> Iterator[Callable[[Table, str], None]]:
-    """Give a place that shows a table and a line, anew each time; on a pipe one line each time."""
+def live(plain: bool = False) -> Iterator[Callable[[Table, str], None]]:
+    """Give a place that shows a table and a line, anew each time; on a pipe, or plain, one line each time."""
     console = out()
-    if not console.is_terminal:
-        yield lambda _, line: console.print(line)
+    if plain or not console.is_terminal:
+        yield lambda _, line: console.print(line, markup=False)
         return
     with Live(console=console, auto_refresh=False) as shown:
         def show(table: Table, line: str) -> None:
