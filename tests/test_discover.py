@@ -21,13 +21,13 @@ import yaml
 
 from drivers.exchange import Ask, checked
 from drivers.line import SerialLine
-from drivers.sensor import Serial
+from drivers.sensor import Serial, Template
 from drivers.template import find, names
 from gateway import site
 from gateway.installer import block
 from gateway.installer.borrow import Loan
-from gateway.installer.search import Search
 from gateway.installer.link import Link
+from gateway.installer.search import Search
 from gateway.installer.settings import COMMON, LIKELY, Attempt, order, patience_s, to_try
 from hil.bus import Bus
 from hil.hosts import Hosts
@@ -225,6 +225,43 @@ def test_a_host_is_searched_by_unit(tmp_path: Path, sensors: Path) -> None:
     file = tmp_path / "found.yaml"
     file.write_text(block.block(port, search.found), encoding="utf-8")
     assert "serial" not in accepted(file, sensors)
+
+
+RULED = [name for name in names((SHIPPED,)) for rule in [find(name, (SHIPPED,)).identify] if rule and rule.checks]
+
+
+@pytest.mark.parametrize("name", RULED)
+def test_a_shipped_model_with_a_rule_is_named_first_wherever_it_is(name: str, tmp_path: Path) -> None:
+    """Not at its factory address, and against all other models: what its registers hold must be enough."""
+    model = find(name, (SHIPPED,))
+    slave = Slave(model, 77)
+    for point in model.points:
+        if point.range and point.type != "bit" and (point.function, point.register) not in named_by(model):
+            low, high = point.range
+            slave.set(point.id, round(low + 0.3 * (high - low), 2))
+    with Hosts() as hosts:
+        search = searched(f"tcp://127.0.0.1:{hosts.add([slave]).port}", tmp_path / "none", order([], None, [77]))
+    (found,) = search.found
+    assert found.proposals[0].template.model == name
+    assert found.proposals[0].sure > 0.5
+
+
+def named_by(model: Template) -> set[tuple[int, int]]:
+    """Registers the model's rule looks at: a value written there would unmake it."""
+    rule = model.identify
+    return {(rule.function, check.register + n) for check in rule.checks for n in range(check.registers)
+            if not check.between}
+
+
+def test_a_device_of_zeros_is_not_taken_for_a_model(sensors: Path, tmp_path: Path) -> None:
+    """Registers nobody filled read 0: rules that allow 0 all fit, and none may look sure."""
+    slave = Slave(find("ai-waveshare-8ch", (SHIPPED,)), 77)
+    for function, image in slave._images.items():
+        for register in range(len(image) // 2 if function > 2 else 0):
+            slave.set_register(function, register, 0)
+    with Hosts() as hosts:
+        search = searched(f"tcp://127.0.0.1:{hosts.add([slave]).port}", tmp_path / "none", order([], None, [77]))
+    assert all(proposal.sure < 0.75 for proposal in search.found[0].proposals)
 
 
 def mingluo(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

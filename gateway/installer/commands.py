@@ -284,7 +284,8 @@ def add(cli: typer.Typer) -> None:
 _EXISTS = Text("{file} 已存在，不覆盖：换一个文件名", "{file} exists and is not overwritten: give another name")
 _NO_FOLDER = Text("{file} 所在的文件夹不存在", "the folder of {file} does not exist")
 _ADDRESS, _RESPONSE = Text("地址", "address"), Text("应答", "answers in")
-_LACKING = Text("本机参数见标定单，加上：{names}", "this instrument's own numbers are on its calibration sheet, add: {names}")
+_LACKING = Text("本机参数见标定单，加上：{names}",
+                "this instrument's own numbers are on its calibration sheet, add: {names}")
 _ASK_DOCTOR = Text("什么也没读到。试试：mingluo doctor {port} --template {model} --address {address}",
                    "nothing could be read. Try: mingluo doctor {port} --template {model} --address {address}")
 _NOTHING_READ = Text("地址 {address}：{zh}", "address {address}: {en}")

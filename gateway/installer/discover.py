@@ -16,10 +16,10 @@ from drivers import LinkError
 from drivers.sensor import Serial, Template
 from gateway.installer import document, screen
 from gateway.installer.block import block, stable
-from gateway.installer.search import Search
 from gateway.installer.evidence import weigh
 from gateway.installer.link import Link
 from gateway.installer.overheard import frames, is_noise
+from gateway.installer.search import Search
 from gateway.installer.settings import order, to_try
 from gateway.installer.words import Lang, Text, Told, settings
 

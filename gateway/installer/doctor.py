@@ -18,10 +18,10 @@ from drivers.modbus_wire import host_port
 from drivers.sensor import Serial, Template
 from drivers.tcp import TcpLine
 from gateway.installer.diagnoses import Diagnosis, diagnose
-from gateway.installer.search import Search
 from gateway.installer.evidence import Measures, broken_link, weigh
 from gateway.installer.link import Gone, Link, Trial
 from gateway.installer.overheard import is_echo
+from gateway.installer.search import Search
 from gateway.installer.settings import COMMON, FIRST, LIKELY, Question, order, own
 from gateway.installer.words import REFUSALS, Lang, settings
 

@@ -12,9 +12,9 @@ import msgspec
 
 from drivers.sensor import Template
 from gateway.installer.diagnoses import Diagnosis
-from gateway.installer.search import Doubt, Found
 from gateway.installer.doctor import Finding
 from gateway.installer.reading import Reading, Value
+from gateway.installer.search import Doubt, Found
 from gateway.installer.words import Lang, settings
 
 Document = dict[str, Any]

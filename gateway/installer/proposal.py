@@ -14,21 +14,25 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from drivers import WIRE_NOTES
 from drivers.exchange import Ask
+from drivers.identify import Identify
 from drivers.line import Heard
-from drivers.registers import FLOATS, width
+from drivers.registers import FLOATS, Coils, Layout, width
 from drivers.sensor import Serial, Template
 from gateway.installer.link import Link
-from gateway.installer.reading import Reading, read, silent
+from gateway.installer.reading import Reading, read
 from gateway.installer.settings import Question, own
 
 UNKNOWN_BITS = 3.0
 """What a model nobody described is worth: 1 in 8 devices fits a rule by chance."""
 ADDRESS_BITS, SERIAL_BITS, OWN_ADDRESS_BITS = 4.0, 1.0, 8.0
-REGISTER_BITS = 0.5
+REGISTER_BITS = 0.25
+ZERO_BITS, SMALL_BITS, RARE_BITS = 2.0, 10.0, 16.0
+"""What a register is worth at most that holds 0 (a quarter of all do), a number below 256, any other number."""
 VALUE_BITS = 6.0
 """Most that one plausible value proves; an implausible one costs as much."""
-READ_AT_MOST = 6
+READ_AT_MOST = 10
 """So many candidates are read whole; those with less evidence are left out."""
 
 
@@ -85,8 +89,9 @@ def propose(witness: Witness, models: Sequence[Template]) -> list[Proposal]:
     weighed: list[tuple[float, Template, Reading]] = []
     for bits, model in fitting[:READ_AT_MOST]:
         reading = witness.read(model)
-        if not reading.answered or silent(reading):
-            continue
+        if not any(value.value is not None or (value.note and value.note not in WIRE_NOTES)
+                   for value in reading.values):
+            continue   # it has none of this model's registers
         weighed.append((bits + _values(reading) + _own_address(witness, model), model, reading))
     if not weighed:
         return []
@@ -107,7 +112,25 @@ def _first_look(witness: Witness, model: Template) -> float | None:
     data = witness.ask(question, model.min_gap_ms / 1000)
     if data is None or not rule.matches(data):
         return None
-    return bits + rule.weight() + REGISTER_BITS * min(question.size, 8)
+    return bits + _rule(rule, data) + REGISTER_BITS * min(question.size, 8)
+
+
+def _rule(rule: Identify, data: bytes) -> float:
+    """Weigh a rule that fits: no check proves more than the number it met is rare."""
+    layout = Coils if rule.function in (1, 2) else Layout
+    total, zeros = 0.0, 0
+    for check in rule.checks:
+        if check.text:
+            total += check.weight()
+            continue
+        (raw,) = layout([check.field(rule.register)], rule.count).unpack(data)
+        if not raw:
+            zeros += 1
+            continue
+        small = isinstance(raw, int) and 0 < raw < 256
+        total += min(check.weight(), SMALL_BITS if small else RARE_BITS)
+    # Registers nobody filled read 0, and then all of them do: together they prove little.
+    return total + (min(ZERO_BITS, sum(check.weight() for check in rule.checks)) if zeros else 0.0)
 
 
 def _values(reading: Reading) -> float:
@@ -121,12 +144,14 @@ def _values(reading: Reading) -> float:
             bits = 0.0    # a state the model knows: says nothing either way
         elif one.outside:
             bits = -VALUE_BITS
+        elif one.value == point.offset:
+            bits = 0.0    # raw 0: see ZERO_BITS
         elif point.range and point.type not in FLOATS and point.scale:
             counts = (point.range[1] - point.range[0]) / abs(point.scale) + 1
             size = point.bits[1] if point.bits else 16 * width(point.type)
             bits = min(VALUE_BITS, max(0.0, size - math.log2(max(counts, 1.0))))
         elif point.range:
-            bits = VALUE_BITS / 2 if one.value else 0.0
+            bits = VALUE_BITS / 2
         else:
             bits = 0.0
         where = (point.function, point.register)

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from drivers import Note
 from drivers.exchange import Ask
 from drivers.line import Heard
 from drivers.planner import Cost, characters, plan, silence_ms, split
@@ -173,8 +172,3 @@ def _word(two: Sequence[int], register: int) -> Word:
                 "".join(chr(byte) if 32 <= byte < 127 else "·" for byte in one),
                 *((struct.unpack(">f", b)[0] if b else None) for b in (pair, swapped)),
                 *((struct.unpack(">I", b)[0] if b else None) for b in (pair, swapped)))
-
-
-def silent(reading: Reading) -> bool:
-    """Whether nothing at all was heard of the device."""
-    return not reading.answered and set(reading.failed) <= {Note.NO_ANSWER}

@@ -19,10 +19,10 @@ from rich.text import Text as Styled
 
 from drivers.sensor import Point, Template
 from gateway.installer.diagnoses import Diagnosis
-from gateway.installer.search import Doubt, Found
 from gateway.installer.doctor import Finding
 from gateway.installer.proposal import Proposal
 from gateway.installer.reading import Reading, Value, Word
+from gateway.installer.search import Doubt, Found
 from gateway.installer.settings import Attempt
 from gateway.installer.watching import Watch
 from gateway.installer.words import NOTES, Lang, Text, decimals, number, settings
