@@ -249,8 +249,7 @@ def test_a_shipped_model_with_a_rule_is_named_first_wherever_it_is(name: str, tm
 def named_by(model: Template) -> set[tuple[int, int]]:
     """Registers the model's rule looks at: a value written there would unmake it."""
     rule = model.identify
-    return {(rule.function, check.register + n) for check in rule.checks for n in range(check.registers)
-            if not check.between}
+    return {(rule.function, check.register + n) for check in rule.checks for n in range(check.registers)}
 
 
 def test_a_device_of_zeros_is_not_taken_for_a_model(sensors: Path, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hil.hosts import Hosts
 
 from drivers import LinkError
 from drivers.exchange import Ask
@@ -24,6 +23,7 @@ from gateway.installer.doctor import Doctor
 from gateway.installer.link import Link
 from hil.broker import free_port
 from hil.bus import Bus, Reply
+from hil.hosts import Hosts
 from hil.slaves import Slave, attach
 
 LIBRARY = (Path(__file__).parents[1] / "config" / "sensors",)

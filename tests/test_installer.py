@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import yaml
-from hil.hosts import Hosts
 
 from drivers import Note
 from drivers.sensor import Serial
@@ -22,6 +21,7 @@ from drivers.template import find
 from gateway.installer import reading
 from gateway.installer.watching import Watch
 from hil.bus import Bus
+from hil.hosts import Hosts
 from hil.rig import Rig
 from hil.slaves import Slave, attach
 from tests.test_discover import example, own_models

@@ -21,7 +21,7 @@ from drivers.line import Heard
 from drivers.registers import FLOATS, Coils, Layout, width
 from drivers.sensor import Serial, Template
 from gateway.installer.link import Link
-from gateway.installer.reading import Reading, read
+from gateway.installer.reading import PARAMETER, Reading, read
 from gateway.installer.settings import Question, own
 
 UNKNOWN_BITS = 3.0
@@ -89,7 +89,7 @@ def propose(witness: Witness, models: Sequence[Template]) -> list[Proposal]:
     weighed: list[tuple[float, Template, Reading]] = []
     for bits, model in fitting[:READ_AT_MOST]:
         reading = witness.read(model)
-        if not any(value.value is not None or (value.note and value.note not in WIRE_NOTES)
+        if not any(value.value is not None or (value.note and value.note not in {*WIRE_NOTES, PARAMETER})
                    for value in reading.values):
             continue   # it has none of this model's registers
         weighed.append((bits + _values(reading) + _own_address(witness, model), model, reading))
