@@ -200,7 +200,7 @@ def test_a_template_is_shown_and_tried(wire: Wire) -> None:
     wire.add("rain-tipping", 2, total=144.1)
     said = mingluo("template", str(SHIPPED / "rain-tipping.yaml"), "--try", wire.port, cwd=wire.folder)
     assert said.returncode == 0
-    for words in ("翻斗式雨量计 (rain-tipping)", "出厂：9600 8N1，地址 2", "0 … 6553.5", "实例报文全部", "144.1 mm"):
+    for words in ("翻斗式雨量计 (rain-tipping)", "出厂：9600 8N1，地址 2", "实例报文全部", "144.1 mm"):
         assert words in said.stdout
     by_name = mingluo("template", "gas-self-describing", "--lang", "en", cwd=wire.folder)
     assert "wants 500 ms of rest between questions" in by_name.stdout
