@@ -29,6 +29,7 @@ from drivers.framing import FRAMES, Framing
 from drivers.planner import silence_ms
 from drivers.sensor import Serial
 from drivers.serialport import SerialPort, char_s
+from drivers.turnaround import Turnarounds
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -36,6 +37,8 @@ T = TypeVar("T")
 _PAUSE_S = 0.05
 """A pause inside an answer longer than this (and than 10 characters) ends it: USB adapters pass bytes on in lumps
 up to 16 ms apart, so the 1.5 characters of the standard cannot be asked of them."""
+_AT_ONCE_S = 0.0001
+"""An answer found within this of the first look had been there before."""
 _MOST_BYTES = 1024
 """More than a few whole frames: nobody answers that much."""
 _BEGUN_S = 0.001
@@ -115,6 +118,7 @@ class SerialLine:
         """When the last byte, sent or heard, was on the line."""
         self._patient = framing == "ascii"   # characters of a frame may be a second apart (2.5.2.1)
         self._said: set[str] = set()
+        self._turnarounds = Turnarounds()
         self._set_times(settings)
 
     def _set_times(self, settings: Serial) -> None:
@@ -202,8 +206,7 @@ class SerialLine:
         tty, stray = self._tty, b""
         patience_s = self._now() + timeout_s + self._silence_s
         while True:
-            tty.rest_until(self._last_s + self._silence_s)
-            if not (chunk := tty.take()):
+            if not (chunk := tty.silent_until(self._last_s + self._silence_s)):
                 return True, stray
             stray = (stray + chunk)[-_MOST_BYTES:]
             self._last_s = self._now()
@@ -223,7 +226,9 @@ class SerialLine:
         # An answer that has begun may finish; one that stops half-way, or never ends, may not hold the line.
         end_s = first_deadline_s + 2 * size * char + self._pause_s
         echo = frame if self._echo else b""
-        heard, first_s, chunk = b"", 0.0, b""
+        heard, first_s = b"", 0.0
+        chunk, looked_s = (b"", 0.0) if echo else self._expected(ask.unit, sent_s, size, deadline_s)
+        expected = bool(chunk)
         while True:
             chunk = chunk or self._tty.hear(deadline_s)
             if not chunk:
@@ -247,6 +252,10 @@ class SerialLine:
                 heard = b""   # a late answer that came while we were asking
                 continue
             if verdict is not None:
+                if verdict.note is None and len(heard) == size:
+                    first_s = min(first_s, at_s - size * char)   # it came in one piece: its length tells when it began
+                    self._turnarounds.learn(ask.unit, max(0.0, first_s - sent_s),
+                                            overdue=expected and at_s - looked_s < _AT_ONCE_S)
                 if echo and verdict.note is not Note.BAD_CRC:
                     self._say("echo", "declared an echo but none came; if the adapter does not echo, leave `echo` out")
                 return Heard(verdict.note, verdict.data or heard, verdict.start, at_s, max(0.0, first_s - sent_s),
@@ -256,10 +265,22 @@ class SerialLine:
             # Stray bytes and other units' late answers do not shorten the patience with ours.
             half = frames.leftover(ask, heard) is Note.BAD_CRC
             deadline_s = min(at_s + self._pause_s, end_s) if half else max(first_deadline_s, at_s)
-            if half and frames.begun(ask, heard) and size > len(heard):
+            if half and frames.begun(ask, heard) and size > len(heard) and not expected:
                 # What is still to come needs its time on the wire: sleep through it, and be there when it ends.
                 rest_bytes = size - len(heard)
-                chunk = self._tty.catch(rest_bytes, min(at_s + rest_bytes * char, end_s))
+                chunk = self._tty.catch(rest_bytes, min(at_s + rest_bytes * char, end_s))[0]
+            expected = False
+
+    def _expected(self, unit: int, sent_s: float, size: int, deadline_s: float) -> tuple[bytes, float]:
+        """Sleep through an answer of a device whose turnaround is known, and be there when it ends.
+
+        Returns:
+            What came, and when it was first looked for.
+        """
+        turnaround_s = self._turnarounds.of(unit)
+        if turnaround_s is None or not size:
+            return b"", 0.0
+        return self._tty.catch(size, min(sent_s + turnaround_s + size * self._char_s, deadline_s))
 
     def _hasty(self, heard: bytes, took_s: float) -> bool:
         """Whether these bytes cannot all have been said in that time, since the request's last."""
