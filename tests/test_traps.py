@@ -15,7 +15,7 @@ from drivers.reader import Reader, carried
 from drivers.sensor import Serial
 from drivers.template import find, infos
 from hil.bus import Bus
-from hil.slaves import RtuStation, Slave
+from hil.slaves import RtuStation, Slave, attach
 
 LIBRARY = (Path(__file__).parents[1] / "config" / "sensors",)
 FAST = Serial(baud=115200)
@@ -134,10 +134,12 @@ def test_8e1_meter_on_an_8n1_wire_is_refused_unless_meant(tmp_path):
     assert Modbus.problems(wire(gas, radar, serial=Serial(baud=9600)), LIBRARY) == []
     even = Device(id="radar", template="radar-fmr20", address=200, serial=Serial(parity="even"))
     assert "8E1" in Modbus.problems(wire(gas, even, serial=Serial(baud=9600)), LIBRARY)[0][1]
-    with Bus(Serial(baud=9600)) as bus:   # a pty has no parity: what is shown is that both are heard in turn
-        bus.attach(RtuStation([Slave(find("radar-fmr20", LIBRARY), 200, {"level": 12.5, "distance": 2.5}, name="radar"),
-                               Slave(find("gas-fukaite", LIBRARY), 1, name="gas")]))
-        driver = Modbus(ModbusWire(id="w", driver="modbus", port=bus.port(tmp_path / "bus"), devices=(gas, radar),
+    with Bus(Serial(baud=9600)) as bus:   # each understands only who speaks with its parity
+        attach(bus, [Slave(find("radar-fmr20", LIBRARY), 200, {"level": 12.5, "distance": 2.5}, name="radar",
+                           serial=Serial(parity="even")),
+                     Slave(find("gas-fukaite", LIBRARY), 1, name="gas", serial=Serial())])
+        port = bus.port(tmp_path / "bus", strict_parity=True)
+        driver = Modbus(ModbusWire(id="w", driver="modbus", port=port, devices=(gas, radar),
                                    mixed_settings=True),
                         {"gas": {"decimals": 0.3}, "radar": {"level": 0.3}}, LIBRARY, time.monotonic)
         driver.open()

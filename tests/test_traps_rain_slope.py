@@ -21,6 +21,7 @@ from drivers.sensor import Serial
 from drivers.template import find, infos
 from hil.bus import Bus, Reply
 from hil.slaves import RtuStation, Slave
+from hil.waveform import Settings
 
 LIBRARY = (Path(__file__).parents[1] / "config" / "sensors",)
 SIREN_ON, SIREN_OFF = bytes.fromhex("0110001A000101CE18"), bytes.fromhex("0110001A0001000FD8")
@@ -44,8 +45,10 @@ def whole(frame: bytes) -> bytes:
 class Canned:
     """A device that answers one request with one frame, byte for byte, and hears all others."""
 
-    def __init__(self, answers: dict[bytes, bytes]) -> None:
+    def __init__(self, answers: dict[bytes, bytes], settings: Settings | None = None) -> None:
         self.name = "canned"
+        self.settings = settings
+        """Its own, where they differ from the bus's."""
         self.answers = answers
         self.heard: list[bytes] = []
 
@@ -198,7 +201,7 @@ such a siren has the paper, and writes this file."""
 def test_8e1_siren_sharing_a_bus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parity differs from that of the sensors: refused unless meant, and then changed for each request.
 
-    A pseudo-terminal has no parity of its own, so what is asked of the port is written down.
+    The bus hears with each one's parity; what is asked of the port is written down too.
     """
     (tmp_path / "sensors").mkdir()
     (tmp_path / "sensors" / "siren-8e1.yaml").write_text(SIREN_8E1, encoding="utf-8")
@@ -219,8 +222,8 @@ def test_8e1_siren_sharing_a_bus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     on, off = (whole(bytes([1, 5, 0, 1, state, 0])) for state in (0xFF, 0))
     with Bus() as bus:
         bus.attach(RtuStation([gauge()]))
-        bus.attach(Canned({on: on, off: off}))
-        shared = wire(bus.port(tmp_path / "bus"), RAIN, siren, serial=Serial(), mixed_settings=True)
+        bus.attach(Canned({on: on, off: off}, Settings(9600, "even")))
+        shared = wire(bus.port(tmp_path / "bus", strict_parity=True), RAIN, siren, serial=Serial(), mixed_settings=True)
         box = Box(shared, RAIN_POLLS, library)
         box.until(lambda: len(box.of("rain")) >= 2)
         assert box.told(kind="write", device="siren", values={"lamp": 1}, siren=True).ok
