@@ -30,6 +30,7 @@ def pins(look: Look) -> None:
     for path, wire in look.parsed.numbered(("wires",), look.config.wires):
         port = ports[wire.id] = getattr(wire, "port", "")
         if wire.driver != "gpio":
+            _supplies(look, path, wire, users)
             continue
         own: set[tuple[str, int]] = set()   # two of one wire are the driver's to report
         for below, device in look.parsed.numbered((*path, "devices"), getattr(wire, "devices", ())):
@@ -42,6 +43,22 @@ def pins(look: Look) -> None:
         if at in users:
             look.say((*path, "pin"), f"pin {output.pin} is already used by {users[at]}")
         users.setdefault(at, output.id)
+
+
+def _supplies(look: Look, path: Path, wire: Wire, users: dict[tuple[str, int], str]) -> None:
+    """The relays that feed sensors hang on pins too."""
+    for below, device in look.parsed.numbered((*path, "devices"), getattr(wire, "devices", ())):
+        supply = getattr(device, "supply", None)
+        if supply is None:
+            continue
+        if (at := (supply.port, supply.pin)) in users:
+            look.say((*below, "supply", "pin"), f"pin {supply.pin} is already used by {users[at]}")
+        users.setdefault(at, f"the supply of {device.id}")
+        if supply.pin in _I2C_PINS + _UART_PINS:
+            look.say((*below, "supply", "pin"), f"pin {supply.pin} belongs to the board's I2C bus or serial console, "
+                     "which would switch the supply: expected one of 4-13 or 16-27")
+        if supply.port.startswith("mock:") and not look.config.demo:
+            look.say((*below, "supply", "port"), "mock pins switch nothing: expected lgpio (or demo: true)")
 
 
 def output(look: Look, path: Path, output: Output) -> None:
