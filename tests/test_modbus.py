@@ -320,6 +320,32 @@ def test_the_wire_comes_back_after_being_pulled_out(tmp_path):
         driver.close()
 
 
+def test_a_port_is_opened_anew_only_when_nobody_answers_any_more(tmp_path, monkeypatch):
+    """An adapter may hang: nobody on it is heard, though the port is there."""
+    monkeypatch.setattr("drivers.modbus.DEAF_S", 1.5)
+    monkeypatch.setattr("drivers.modbus.REOPEN_S", 3.0)
+    slaves = [rain(turnaround_s=0.001), crack(turnaround_s=0.001)]
+    with Bus(FAST) as bus:
+        bus.attach(RtuStation(slaves))
+        driver = Modbus(wire(bus.port(tmp_path / "bus"), serial=FAST), POLLS, LIBRARY, time.monotonic)
+        driver.open()
+        rig, opened = Rig(driver, slaves, []), []
+        truly = driver._line.open
+        driver._line.open = lambda: (opened.append(time.monotonic()), truly())
+        slaves[1].unplug()
+        rig.scans(lambda got: sum(s.device == "rain" for s in got) >= 40, 10)
+        assert opened == []                  # one of two is well: the port is not the reason
+        slaves[0].unplug()
+        deaf_s = time.monotonic()
+        rig.scans(lambda _: opened, 15)
+        assert opened[0] - deaf_s >= 1.5
+        for slave in slaves:
+            slave.plug()
+        rig.scans(lambda got: {s.device for s in got if s.values[0] is not None} == {"rain", "crack"}, 15)
+        assert len(opened) == 1
+        driver.close()
+
+
 def test_a_host_that_goes_is_a_link_error_and_one_that_is_not_there_too():
     server = TcpServer([rain()])
     with server:
