@@ -34,8 +34,11 @@ ILLEGAL = (2, 3)
 """Exceptions by which a device refuses registers it does not have (address, value)."""
 _AT = 3
 """Where the data of an RTU answer begin when nothing came before it."""
-SILENCES = 2
-"""Silences of one block in a row, from a device that answers other questions, that count as a refusal."""
+SILENCES = 3
+"""Silences of one block, each after an answer to another question and none answered between, that count as a refusal:
+a split is for good, so neither noise nor an outage may look like one."""
+PACE_S = 0.01, 86400.0
+"""The shortest and longest period of a pace; as of a poll."""
 
 
 class Unit:
@@ -164,12 +167,15 @@ class Rounds:
                 wait.take(scans[0])
             return
         task = reading.turn
+        waits = [wait for wait in reading.waits if wait.left > 0]   # who was given up has his result
         parts = [part for part in self.schedule.tasks
-                 if part.station is task.station and set(part.points) <= set(task.points)] or [task]
-        for wait in reading.waits:
+                 if part.station is task.station and set(part.points) <= set(task.points)]
+        if {point for part in parts for point in part.points} != set(task.points):
+            parts = [task]   # no poll carries all of it
+        for wait in waits:
             wait.left += len(parts) - 1
-        for part in parts:
-            self.schedule.put(Reading(part, reading.deadline_s, *reading.waits))
+        for part in parts if waits else ():
+            self.schedule.put(Reading(part, reading.deadline_s, *waits))
 
     def _answered(self, task: Task, heard: Heard, started_s: float) -> list[Scan]:
         station = task.station
@@ -189,15 +195,19 @@ class Rounds:
         station.failure(heard.at_s, note, heard.code, started_s)
         if note in SILENT:
             task.failure(heard.at_s)
-        silent = note in SILENT and station.fails == 1 and task.fails >= SILENCES
-        if (heard.code in ILLEGAL or silent) and self._split(task):
+        alone = note is Note.NO_ANSWER and not heard.code and station.fails == 1
+        task.silences += alone
+        if (heard.code in ILLEGAL or (alone and task.silences >= SILENCES)) and self._split(task):
             return []
         if not told:
             if note is Note.BUSY and station.busy < len(BUSY_S):
                 return []   # it asked for a moment: this poll is not over
-            if note in SILENT and station.fails <= self._retries and task.fails <= self._retries:
+            if note in SILENT and not station.lost and station.fails <= self._retries and task.fails <= self._retries:
                 return []   # the same again at once
         self.schedule.done(task, started_s)
+        if station.lost and (unit := self.units[station.device]).power is not None:
+            for other in self._tasks_of(unit, ()):   # it is fed for its polls only, not for every try of a probe
+                self.schedule.done(other, started_s)
         scans = [Scan(station.device, heard.at_s, task.points, task.nothing, task.failed[note])]
         if station.lost and not was_lost:
             scans += self._silent_scans([station], heard.at_s, Note.QUARANTINED, beside=task.points)
@@ -292,8 +302,10 @@ class Rounds:
                 waiting.waits.append(wait)
 
     def _pace(self, unit: Unit, command: Command, now: float) -> None:
-        if command.period_s is None or command.period_s <= 0 or command.until_s is None:
-            raise SetupError("a pace needs a period and an end (pace_without_period)")
+        if command.period_s is None or command.until_s is None or not math.isfinite(command.until_s) \
+                or not PACE_S[0] <= command.period_s <= PACE_S[1]:
+            raise SetupError(f"a pace needs a period, {PACE_S[0]:g} to {PACE_S[1]:g} s, and an end "
+                             "(pace_without_period)")
         self.schedule.pace(self._tasks_of(unit, command.points), command.period_s, command.until_s, now)
 
     def drop(self) -> None:

@@ -50,6 +50,8 @@ class Task:
         self.fails = 0
         """Failures of this read in a row, whatever the device's other reads do."""
         self.retry_s = -math.inf
+        self.silences = 0
+        """Times its device was silent to this read, and to this read alone, since it answered it last."""
         self.members = tuple(members)
         """The points it was planned for."""
         self.points = reader.points
@@ -58,7 +60,7 @@ class Task:
 
     def answered(self) -> None:
         """Book a usable answer."""
-        self.fails, self.retry_s = 0, -math.inf
+        self.fails, self.retry_s, self.silences = 0, -math.inf, 0
 
     def failure(self, at_s: float) -> None:
         """Book a failure: a block its device will not answer must not take the time of those it does."""

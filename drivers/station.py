@@ -85,6 +85,9 @@ class Station:
         self.answered += 1
         self.free_s = at_s + self.min_gap_s
         self.busy = self._unwell = 0
+        self._is_there()
+
+    def _is_there(self) -> None:
         if self.fails:
             if self.lost:
                 log.info("device_back device=%s after_failures=%d", self.device, self.fails)
@@ -96,6 +99,8 @@ class Station:
         self.asked += 1
         self._unwell += 1
         self.errors[f"exception_{code}" if code else note] += 1
+        if code and note not in SILENT:
+            self._is_there()   # whoever refuses is not lost; left to its probe, a refused one would be asked without end
         if note is Note.BUSY:
             self.free_s = at_s + max(self.min_gap_s, BUSY_S[min(self.busy, len(BUSY_S) - 1)])
             self.busy += 1

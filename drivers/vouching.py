@@ -31,7 +31,7 @@ class Vouching:
         for name, poll_s in points.items():
             for voucher in self._by.get(name, ()):
                 needed[voucher] = min(needed.get(voucher, poll_s), poll_s, points.get(voucher, poll_s))
-        self._polls |= needed
+        self._polls = needed | self._polls   # a read asked for once changes nothing of what is polled
         return {**needed, **{name: poll_s for name, poll_s in points.items() if name not in needed}}
 
     def look(self, points: tuple[str, ...], values: Values, notes: Notes, at_s: float) -> tuple[Values, Notes]:

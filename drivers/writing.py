@@ -44,7 +44,11 @@ def encode(point: Point, value: float, unit: int) -> Write:
             raise ValueError(f"{value} is not a bit: {point.id} takes 0 or 1")
         return Write(unit, rule.function, at, (int(value),))
     worth = scale(point.scale, point.offset)
-    raw = worth.down(value)
+    try:
+        raw = worth.down(value)
+        worth.up(round(raw))
+    except OverflowError as error:
+        raise ValueError(f"{value} cannot be held by {point.type}: it is beyond all numbers") from error
     if point.type not in FLOATS:
         raw = round(raw)
         if worth.up(raw) != value:

@@ -1,5 +1,6 @@
 """What is asked and what comes of it, on a made-up clock and line: splitting, probes, quarantine, jobs, supplies."""
 
+import random
 import struct
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import pytest
 
 from drivers import Command, Note, SetupError
 from drivers.exchange import Ask, Raw, checked
+from drivers.jobs import Reading, Wait
 from drivers.line import Heard
 from drivers.planner import Cost
 from drivers.power import Power
@@ -34,6 +36,7 @@ class Line:
         self.registers = {n: 100 + n for n in range(20)}
         self.missing: set[int] = set()
         self.silent = lambda _: False
+        self.broken = lambda: None
         self.code = 2
         self.asked, self.scans = [], []
         rounds.start(0.0)
@@ -53,6 +56,8 @@ class Line:
     def hear(self, ask):
         if self.silent(ask):
             return Heard(Note.NO_ANSWER, b"", 0, self.now)
+        if note := self.broken():
+            return Heard(note, b"", 0, self.now)
         if isinstance(ask, Raw):
             return Heard(None, ask.frame, 0, self.now, 0.01)
         if isinstance(ask, Ask):
@@ -291,3 +296,134 @@ def test_a_reading_nobody_vouches_for_is_no_data():
 def test_a_model_without_the_point_is_refused():
     with pytest.raises(SetupError, match="no point depth"):
         line({"depth": 1.0})
+
+
+def test_a_device_that_is_back_and_refuses_the_probe_takes_the_line_from_nobody():
+    dead, well = (Station(name, None, 0.0, 0.3, unit=n) for n, name in ((1, "dead"), (2, "well")))
+    bus = Line(Rounds([Unit(dead, template(), COST), Unit(well, template(), COST)],
+                      {"dead": dict.fromkeys(("p0", "p1", "p4"), 1.0), "well": {"p9": 1.0}}))
+    bus.silent = lambda ask: ask.unit == 1
+    bus.run(10.0)
+    bus.silent = lambda _: False
+    bus.missing = {0}                       # the very register the probe asks for
+    asked = len(bus.asked)
+    bus.run(60.0)
+    assert len(bus.asked) - asked < 50 * 4 + 20, "the probe was asked again and again"
+    assert len([s for s in bus.scans if s.device == "well" and s.at_s > 10]) >= 49
+    said = [s for s in bus.scans if s.device == "dead" and s.at_s > 30]
+    assert {v for s in said for p, v in zip(s.points, s.values, strict=True) if p != "p0"} == {101.0, 104.0}
+    assert dead.health().state != "quarantined"
+
+
+@pytest.mark.parametrize("retries", [0, 1, 2, 3])
+def test_a_loss_is_told_of_every_point_however_often_a_poll_is_repeated(retries):
+    bus = line({"p0": 1.0, "p4": 5.0, "p9": 60.0}, retries=retries)
+    bus.run(3.0)
+    bus.silent = lambda _: True
+    bus.run(30.0)
+    lost = [scan for scan in bus.scans if scan.at_s > 3.0]
+    assert {point for scan in lost for point in scan.points} == {"p0", "p4", "p9"}
+    assert sum(Note.QUARANTINED in scan.notes for scan in lost) == 1
+
+
+def test_a_lost_answer_after_an_outage_splits_no_block():
+    """A block counts as refused by silence only where the device answers everything else, again and again."""
+    bus = line()
+    bus.run(1.5)
+    for n in range(3):
+        bus.silent = lambda _: True
+        bus.run(bus.now + 20.0)
+        bus.silent = lambda _: False
+        while bus.rounds.units["d"].station.fails:
+            bus.run(bus.now + 0.02)
+        once = iter([True])
+        bus.silent = lambda _, once=once: next(once, False)
+        bus.run(bus.now + 5.0)
+        assert bus.rounds.units["d"].station.refused == [], n
+
+
+@pytest.mark.parametrize(("note", "share"), [(Note.BAD_CRC, 0.2), (Note.FOREIGN, 0.2), (Note.NO_ANSWER, 0.02)])
+def test_noise_splits_no_block(note, share):
+    bus = line({"p0": 0.5, "p4": 1.0, "p5": 1.0, "p9": 1.0}, patience_s=0.01)
+    rng, seed = random.Random(7), 7
+    bus.broken = lambda: note if rng.random() < share else None
+    bus.run(2000.0)
+    assert bus.rounds.units["d"].station.errors[note] > 50
+    assert bus.rounds.units["d"].station.refused == [], f"seed {seed}"
+
+
+def test_a_read_of_points_nobody_polls_makes_no_voucher_old():
+    made = template()
+    points = (made.points[0],
+              *(msgspec.structs.replace(point, vouched_by={"p0": (0, 200)}) for point in made.points[1:]))
+    unit = Unit(Station("d", None, 0.0, 0.3, unit=1), msgspec.structs.replace(made, points=points, contiguous=False),
+                COST)                                    # voucher and vouched are read 5 s apart
+    bus, results = Line(Rounds([unit], {"d": {"p0": 60.0, "p9": 10.0}})), []
+    bus.run(5.0)
+    bus.rounds.command(command("read_now", points=("p5",)), results.append, bus.now)
+    bus.run(200.0)
+    assert results[0].values["p5"] == 105.0
+    assert set(bus.said()["p9"]) == {109.0}
+
+
+def test_a_settling_sensor_is_read_whole_also_where_it_is_not_polled(monkeypatch):
+    monkeypatch.setattr("drivers.power.open_relay", lambda *_: Relay(lambda: bus))
+    made = template()
+    points = (*made.points[:4], msgspec.structs.replace(made.points[4], vouched_by={"p5": (0, 200)}))
+    power = Power(SimpleNamespace(port="lgpio", pin=6, active="high"), warm_up_s=2.0, settle_reads=2)
+    unit = Unit(Station("d", None, 0.0, 0.3, unit=1), msgspec.structs.replace(made, points=points), COST, power=power)
+    bus, results = Line(Rounds([unit], {"d": {"p5": 600.0}})), []
+    bus.run(100.0)
+    bus.rounds.command(command("read_now", points=("p9",)), results.append, bus.now)
+    bus.run(110.0)
+    assert results[0].values["p9"] == 109.0
+
+
+def test_a_dead_sensor_does_not_keep_its_supply_on(monkeypatch):
+    relay = Relay(lambda: bus)
+    monkeypatch.setattr("drivers.power.open_relay", lambda *_: relay)
+    power = Power(SimpleNamespace(port="lgpio", pin=6, active="high"), warm_up_s=8.0, settle_reads=0)
+    bus = line({"p0": 600.0, "p9": 600.0}, power=power)
+    bus.silent = lambda _: True
+    bus.run(6000.0)
+    begun, fed_s = None, 0.0
+    for at_s, on in [*relay.log, (bus.now, False)]:
+        fed_s += at_s - begun if begun is not None else 0.0
+        begun = at_s if on else None
+    assert fed_s < 600.0, "its battery pays for every second"
+    bus.silent = lambda _: False
+    bus.run(6700.0)
+    assert set(bus.said(since_s=6000.0)["p0"]) == {100.0}
+
+
+def test_a_command_that_was_given_up_gets_no_second_result():
+    bus, results = line({"p0": 60.0, "p4": 60.0, "p9": 60.0}), []
+    bus.run(0.5)
+    tasks = bus.rounds.schedule.tasks
+    wait = Wait(command("read_now"), results.append, 2)
+    reading = Reading(tasks[0], 1e9, wait)
+    wait.drop()
+    bus.missing = {1, 2, 3, 5, 6, 7, 8}
+    bus.rounds.schedule.put(reading)
+    bus.run(10.0)
+    assert len(results) == 1
+
+
+@pytest.mark.parametrize("period_s", [0.0, -1.0, 1e-300, 5e-324, 0.001, float("nan"), float("inf")])
+def test_a_pace_no_wire_can_keep_is_refused(period_s):
+    bus, results = line(), []
+    bus.rounds.command(command("pace", period_s=period_s, until_s=60.0), results.append, 0.0)
+    bus.run(10.0)
+    assert [r.ok for r in results] == [False]
+    assert len(bus.asked) <= 11
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e308, -1e308, 1.7976931348623157e308])
+def test_a_value_that_is_no_register_is_refused(value):
+    bus, results = line(writable=("p4",)), []
+    unit = bus.rounds.units["d"]
+    unit.template = msgspec.structs.replace(unit.template, points=tuple(
+        msgspec.structs.replace(point, scale=0.001) for point in unit.template.points))
+    bus.rounds.command(command("write", values={"p4": value}), results.append, 0.0)
+    bus.run(1.0)
+    assert [r.ok for r in results] == [False]
