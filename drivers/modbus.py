@@ -117,7 +117,7 @@ class Modbus:
         """Take the wire; raises LinkError while it is not there. A wire that is lent is left to its borrower."""
         with self._gate:
             self._obey()
-            lent = self._loan is not None and self._now() < self._loan[1]
+            lent = self._lent(self._now())
             self._up = True
         if not self._started:
             for rounds in self._rounds.values():
@@ -168,7 +168,12 @@ class Modbus:
         if turn is None:
             self._called.wait(max(0.0, min(wake_s, give_up_s) - now))
             return []
-        heard = self._line.exchange(turn.ask, turn.station.settings, turn.station.timeout_s)
+        try:
+            heard = self._line.exchange(turn.ask, turn.station.settings, turn.station.timeout_s)
+        except Exception:
+            if urgent is not None:
+                urgent.dropped(0.0)   # it waits in no list while it is under way, and still gets its one result
+            raise
         if heard.note is None or heard.code:
             self._heard_s = heard.at_s
         if heard.stray or heard.data:
@@ -213,7 +218,7 @@ class Modbus:
                 log.warning("command_refused wire=%s id=%s reason=no_such_device device=%s", self._id, command.id,
                             command.device)
                 answer(refused(command, f"no device {command.device} on this wire", f"线路上没有设备 {command.device}"))
-            elif self._loan is not None:
+            elif self._lent(now):
                 answer(refused(command, "the wire is lent to an installer's command", "线路已借给安装调试命令"))
             elif not self._up:
                 answer(refused(command, "the wire is down", "线路中断"))
@@ -222,10 +227,14 @@ class Modbus:
                 if self._network is not None:
                     self._network.look_at(rounds)
 
+    def _lent(self, now: float) -> bool:
+        """Whether a borrower has the wire; a loan that is over may still wait for the port to be opened again."""
+        return self._loan is not None and now < self._loan[1]
+
     def _lend(self, command: Command, answer: Answer, now: float) -> None:
         """Let go of the port; its points read `borrowed` until it is taken back."""
         until_s = min(command.until_s if command.until_s is not None else now + LOAN_S, now + LOAN_S)
-        if self._loan is not None and self._loan[0].id != command.id:
+        if self._lent(now):
             answer(refused(command, "the wire is lent already", "线路已被借用"))
             return
         self._loan = (command, until_s)

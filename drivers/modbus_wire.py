@@ -114,9 +114,11 @@ def problems(wire: ModbusWire, library: Library) -> list[Problem]:
     """What cannot work in this set-up: (path below the wire, message)."""
     found: list[Problem] = []
     network = "://" in wire.port or any(device.port for device in wire.devices)
+    serial = False
     try:
         if wire.port or not all(device.port for device in wire.devices):
-            network |= host_port(wire.port) is not None
+            serial = host_port(wire.port) is None
+            network |= not serial
     except ValueError as error:
         found.append((("port",), str(error)))
     if network and wire.serial:
@@ -141,6 +143,8 @@ def problems(wire: ModbusWire, library: Library) -> list[Problem]:
             if device.port and target is None:
                 raise ValueError(f"found {device.port!r}, expected tcp://host:port: a device on another serial port "
                                  "belongs to another wire")
+            if device.port and serial:
+                raise ValueError(f"found {device.port!r} on a serial wire: a host belongs to a wire of its own")
         except ValueError as error:
             if device.port:
                 found.append(((*where, "port"), str(error)))
@@ -156,6 +160,8 @@ def problems(wire: ModbusWire, library: Library) -> list[Problem]:
                 f"{_settings(own)} on a wire of {_settings(ours)}: set the device to the wire's "
                 f"{'' if device.serial else 'and give the wire its serial settings '}"
                 "(mixed_settings: true if both are meant to share it)")))
+        if device.actions and (wire.framing or ("tcp" if network else "rtu")) != "rtu":
+            found.append(((*where, "actions"), "actions are whole RTU frames: they travel with framing: rtu only"))
         found += [((*where, *path), text) for path, text in _of_model(device, library)]
     named = sorted(host for host, _ in filter(None, hosts) if not _is_address(host))
     if len(hosts) > 1 and named:

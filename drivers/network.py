@@ -70,7 +70,7 @@ class Network:
             self._look_at(member, now)
         only = self.members[0]
         try:
-            while len(self.members) == 1 and not only.host.up:
+            while len(self.members) == 1 and not only.host.up and only.lent_until_s <= now:
                 self._serve(only.host.deadline_s if only.host.connecting else now)
         except LinkError:
             self.close()
@@ -79,7 +79,7 @@ class Network:
     def close(self) -> None:
         """Let go of all; twice is once."""
         for member in self.members:
-            member.host.close()
+            self._let_go(member)
             member.rounds.drop()
         epoll, self._epoll, bell, self._bell = self._epoll, None, self._bell, -1
         if epoll is not None:
@@ -106,9 +106,11 @@ class Network:
                 os.eventfd_write(bell, 1)
 
     def look_at(self, rounds: Rounds) -> None:
-        """Look at a host at once: something was asked of it."""
+        """Look at a host at once: something was asked of it. One that is lost has no answer before its time is over."""
         for member in self.members:
-            if member.rounds is rounds and member.host.up and not member.host.busy:
+            if member.rounds is rounds and member.tries and not member.host.up:
+                rounds.drop()
+            elif member.rounds is rounds and member.host.up and not member.host.busy:
                 self._look_at(member, self._now())
 
     def lend(self, rounds: Rounds, until_s: float) -> None:
@@ -211,7 +213,7 @@ class Network:
         if not member.tries:
             log.warning("host_lost host=%s error=%s", member.host.name, error)
             self._scans += member.rounds.gone(now)
-        member.rounds.drop()
+        member.rounds.close()
         member.tries += 1
         self._look_at(member, now + BACK_OFF_S[min(member.tries, len(BACK_OFF_S)) - 1])
 

@@ -164,8 +164,8 @@ class Host:
         """End an exchange whose patience is over."""
         assert self._ask is not None
         if self._frames is not None:
-            if not self._ask.answer_bytes:
-                return self._end(Verdict(None), now)   # nobody answers a broadcast
+            if not self._ask.answer_bytes and not getattr(self._ask, "answer", None):
+                return self._end(Verdict(None), now)   # nobody answers a broadcast, nor every frame of a maker's own
             note = self._frames.leftover(self._ask, self._rest)
             self._mute += not self._rest
             return self._end(Verdict(note), now)

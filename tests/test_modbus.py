@@ -5,6 +5,7 @@ import threading
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import drivers
@@ -346,6 +347,41 @@ def test_a_port_is_opened_anew_only_when_nobody_answers_any_more(tmp_path, monke
         driver.close()
 
 
+def test_a_command_under_way_has_its_result_when_the_wire_goes(tmp_path):
+    with Bus(FAST) as bus:
+        bus.attach(RtuStation([rain()]))   # nobody answers for the crack
+        port, results = bus.port(tmp_path / "bus"), []
+        driver = Modbus(msgspec.structs.replace(wire(port, serial=FAST), answer_timeout_ms=5000), {}, LIBRARY,
+                        time.monotonic)
+        driver.open()
+        driver.submit(command("read_now", "crack", ("displacement",)), results.append)
+        timer = threading.Timer(0.3, bus.unplug, [port])
+        timer.start()
+        with pytest.raises(LinkError):
+            driver.read(10)
+        timer.join()
+        driver.close()
+        assert [(r.id, r.ok) for r in results] == [("c", False)]
+
+
+def test_a_given_back_wire_takes_commands_and_loans_at_once(tmp_path):
+    def lend(id_, kind="lend"):
+        return Command(id=id_, kind=kind, deadline_s=time.monotonic() + 5)
+
+    with Bus(FAST) as bus:
+        bus.attach(RtuStation([crack()]))
+        results = []
+        driver = Modbus(wire(bus.port(tmp_path / "bus"), serial=FAST), {}, LIBRARY, time.monotonic)
+        driver.open()
+        for ask in (lend("one"), lend("one", "take_back"), lend("two"), lend("two", "take_back"),
+                    command("read_now", "crack", ("displacement",))):
+            driver.submit(ask, results.append)
+        driver.read(0.5)
+        assert [(r.id, r.ok) for r in results] == [("one", True), ("one", True), ("two", True), ("two", True),
+                                                   ("c", True)]
+        driver.close()
+
+
 def test_a_host_that_goes_is_a_link_error_and_one_that_is_not_there_too():
     server = TcpServer([rain()])
     with server:
@@ -382,6 +418,9 @@ def test_a_noisy_bus_loses_readings_but_never_bends_one(tmp_path):
 RAIN = Device(id="rain", template="rain-tipping", address=2)
 
 
+SIREN = Device(id="s", template="siren-v2", address=1, actions=("sound",))
+
+
 @pytest.mark.parametrize(("made", "path", "text"), [
     (wire("p", RAIN, Device(id="b", template="rain-tipping", address=2)), ("devices", 1, "address"), "taken by 'rain'"),
     (wire("p", RAIN, Device(id="rain", template="rain-tipping", address=3)), ("devices", 1, "id"), "ids must differ"),
@@ -392,6 +431,12 @@ RAIN = Device(id="rain", template="rain-tipping", address=2)
     (wire("http://host:1", RAIN), ("port",), "tcp://host:port"),
     (wire("tcp:host:1", RAIN), ("port",), "expected a path"),
     (wire("tcp://host:502", RAIN, serial=FAST), ("serial",), "set them in the converter"),
+    (wire("/dev/ttyUSB0", RAIN, Device(id="b", template="rain-tipping", address=3, port="tcp://192.168.1.5:502")),
+     ("devices", 1, "port"), "on a serial wire"),
+    (wire("/dev/ttyUSB0", Device(id="b", template="rain-tipping", address=3, port="tcp://192.168.1.5:502"), RAIN),
+     ("devices", 0, "port"), "on a serial wire"),
+    (wire("/dev/ttyUSB0", SIREN, framing="ascii"), ("devices", 0, "actions"), "framing: rtu"),
+    (wire("tcp://host:502", SIREN), ("devices", 0, "actions"), "framing: rtu"),
 ])
 def test_what_cannot_work_is_said_before_anything_is_opened(made, path, text):
     found = Modbus.problems(made, LIBRARY)

@@ -5,12 +5,17 @@ import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
+import msgspec
 import pytest
 
-from drivers import LinkError, Note
+from drivers import Command, LinkError, Note
+from drivers.exchange import Raw, Write, checked
 from drivers.modbus import Modbus
 from drivers.modbus_wire import Device, ModbusWire
+from drivers.power import Supply
+from drivers.tcp import TcpLine
 from drivers.template import find
 from hil.slaves import Hosts, Slave, TcpServer
 
@@ -128,3 +133,95 @@ def test_an_only_host_that_never_answers_a_connection_is_a_link_error():
         driver = Modbus(wire([host.port]), {}, LIBRARY, time.monotonic)
         with pytest.raises(LinkError, match="no answer to the connection"):
             driver.open()
+
+
+def test_a_command_under_way_has_its_result_when_the_wire_is_closed():
+    results = []
+    with Hosts() as hosts:
+        made = [hosts.add([crack(n)]) for n in range(2)]
+        driver = Modbus(wire([host.port for host in made], answer_timeout_ms=5000), {"d1": {"displacement": 0.1}},
+                        LIBRARY, time.monotonic)
+        hosts.set_fault(made[0], "silent")
+        driver.open()
+        got, _ = collect(driver, 0.3)
+        assert got
+        driver.submit(Command(id="c", kind="read_now", device="d0", points=("displacement",),
+                              deadline_s=time.monotonic() + 60), results.append)
+        collect(driver, 0.3)
+        assert not results
+        driver.close()
+        assert [(r.id, r.ok) for r in results] == [("c", False)]
+        driver.open()
+        driver.read(0.1)
+        driver.close()
+        assert len(results) == 1
+
+
+def test_a_lent_only_host_is_left_alone_and_its_thread_goes_on():
+    results = []
+    with TcpServer([crack(0)]) as server:
+        driver = Modbus(wire([server.port]), {"d0": {"displacement": 0.1}}, LIBRARY, time.monotonic)
+        driver.submit(Command(id="loan", kind="lend", deadline_s=time.monotonic() + 5, until_s=time.monotonic() + 4),
+                      results.append)                      # the wire is not open yet: lent at once
+        assert [r.ok for r in results] == [True]
+        began = time.monotonic()
+        driver.open()
+        assert time.monotonic() - began < 0.5
+        got, _ = collect(driver, 0.5)
+        assert {s.notes for s in got} == {(Note.BORROWED,)}
+        driver.submit(Command(id="loan", kind="take_back", deadline_s=time.monotonic() + 5))
+        got, _ = collect(driver, 0.5)
+        assert any(s.values == (0.0,) for s in got)
+        assert time.monotonic() - began < 3
+        driver.close()
+
+
+def test_silence_is_no_answer_to_a_frame_of_a_makers_own():
+    """A siren behind a converter that passes RTU through."""
+    sound = checked(bytes.fromhex("01 10 00 1A 00 01 01"))
+    with Hosts() as hosts:
+        host = hosts.add([crack(0)], framing="rtu")
+        hosts.set_fault(host, "silent")
+        line = TcpLine("127.0.0.1", host.port, 0.05, time.monotonic, framing="rtu")
+        line.open()
+        assert line.exchange(Raw(sound, answer=sound)).note is Note.NO_ANSWER
+        assert line.exchange(Raw(sound, answer=None)).note is None     # its maker promises none
+        assert line.exchange(Write(0, 6, 0, [1])).note is None         # a broadcast: nobody may answer
+        line.close()
+
+
+def test_a_command_for_a_lost_host_has_its_result_at_once():
+    results = []
+    with Hosts() as hosts:
+        made = [hosts.add([crack(n)]) for n in range(2)]
+        for fault in ("refuses", "blackhole"):
+            hosts.set_fault(made[0], fault)
+            driver = Modbus(wire([host.port for host in made]), {"d1": {"displacement": 0.1}}, LIBRARY, time.monotonic)
+            driver.open()
+            collect(driver, 4.0)
+            driver.submit(Command(id=fault, kind="read_now", device="d0", points=("displacement",),
+                                  deadline_s=time.monotonic() + 4), results.append)
+            collect(driver, 0.2)
+            driver.close()
+    assert [(r.id, r.ok) for r in results] == [("refuses", False), ("blackhole", False)]
+
+
+def test_the_supply_of_a_sensor_behind_a_lost_host_is_switched_off(monkeypatch):
+    switched = []
+    relay = SimpleNamespace(on=lambda: switched.append("on"), off=lambda: switched.append("off"),
+                            close=lambda: switched.append("closed"))
+    monkeypatch.setattr("drivers.power.open_relay", lambda *_: relay)
+    with Hosts() as hosts:
+        made = [hosts.add([crack(n)]) for n in range(2)]
+        devices = tuple(msgspec.structs.replace(device, supply=Supply(pin=6, active="high") if not n else None)
+                        for n, device in enumerate(wire([host.port for host in made]).devices))
+        driver = Modbus(ModbusWire(id="w", driver="modbus", devices=devices), {"d0": {"displacement": 0.1}}, LIBRARY,
+                        time.monotonic)
+        driver.open()
+        got, _ = collect(driver, 0.5)
+        assert switched == ["on"]
+        assert got
+        hosts.set_fault(made[0], "refuses")
+        collect(driver, 0.5)
+        assert switched == ["on", "closed"]
+        driver.close()
