@@ -100,7 +100,7 @@ class Station:
         self._unwell += 1
         self.errors[f"exception_{code}" if code else note] += 1
         if code and note not in SILENT:
-            self._is_there()   # whoever refuses is not lost; left to its probe, a refused one would be asked without end
+            self._is_there()   # whoever refuses is not lost; a refused probe would be asked without end
         if note is Note.BUSY:
             self.free_s = at_s + max(self.min_gap_s, BUSY_S[min(self.busy, len(BUSY_S) - 1)])
             self.busy += 1
