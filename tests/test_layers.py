@@ -17,15 +17,16 @@ OWNERS = {
     "serial": {"drivers.serialport"},
     "gpiozero": {"drivers.pins"},
     "lgpio": {"drivers.pins"},
-    "sqlite3": {"gateway.journal"},
-    "paho": {"gateway.uplink"},
+    "sqlite3": {"gateway.journal", "gateway.county"},
+    "paho": {"gateway.uplink", "gateway.county"},
     "yaml": {"drivers.strictyaml", "gateway.safe"},  # safe must work where the strict reader refuses
     "prometheus_client": {"gateway.metrics"},
     "typer": {"gateway.cli", "gateway.installer.commands", "gateway.installer.options", "gateway.installer.discover"},
     "click": {"gateway.cli"},
     "rich": {"gateway.cli", "gateway.installer.screen"},
     "ctypes": {"gateway.kernelclock", "gateway.heap"},
-    "sqlite_utils": set(), "asyncio": set(), "amqtt": set(), "pytest": set(), "hypothesis": set(),
+    "sqlite_utils": {"gateway.county", "gateway.journal.export"}, "psycopg": {"gateway.county"},
+    "asyncio": set(), "amqtt": set(), "pytest": set(), "hypothesis": set(),
 }
 CONCRETE = {"gateway.judgement.pipeline", "gateway.journal.journal", "gateway.uplink.uplink", "gateway.outputs",
             "gateway.supervisor", "gateway.corridor", "gateway.detector"}
