@@ -48,6 +48,7 @@ def servers():
         yield [stack.enter_context(TcpServer([crack(n)])) for n in range(HOSTS)]
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("framing", ["tcp", "rtu", "ascii"])
 def test_sick_hosts_cost_the_others_nothing(framing):
     sick = {0: "refuses", 1: "blackhole", 2: "silent", 3: "closes", 4: "garbage", 5: "drips"}
@@ -65,7 +66,7 @@ def test_sick_hosts_cost_the_others_nothing(framing):
             mine = [s for s in got if s.device == f"d{n}"]
             assert {s.values for s in mine} == {(float(n),)}
             assert len(mine) >= 25, (n, len(mine))
-        assert longest < 0.2
+        assert longest < 1.0   # waiting for a sick host would take its whole patience, seconds of it
         bad = {n: {s.notes for s in got if s.device == f"d{n}"} for n in sick}
         assert {s.values for s in got if s.device in {f"d{n}" for n in sick}} <= {(None,), (5.0,)}   # drips the truth
         assert bad[0] == {(Note.LINK,)}
