@@ -37,7 +37,7 @@ from gateway.model import Command, Event, Row
 from gateway.outputs import Outputs
 from gateway.polls import polls as polls_of
 from gateway.supervisor import Supervisor
-from gateway.uplink.profiles.default import Default
+from gateway.uplink import profiles
 from gateway.uplink.uplink import Sources, Uplink
 from gateway.worker import Fault, Worker
 
@@ -210,10 +210,11 @@ class Box:
     def _uplink(self, platform: Platform, folder: Path) -> Uplink:
         gateway = self.config.gateway
         names = {point.id: point.name for watched in self.config.objects for point in watched.points}
-        return Uplink(platform, Default(gateway.root, gateway.id, names), Sources(
+        return Uplink(platform, profiles.make(platform, gateway.root, gateway.id, names), Sources(
             reader=self.journal.reader(platform.id), decode=_decode, present=lambda: self.corridor.present,
             door=self.clock.door, birth=self._birth, health=self.status,
-            report=partial(self._report, platform.id)), site.secret(platform, folder), self.clock.now)
+            report=partial(self._report, platform.id), hazards={o.id: o.hazard for o in self.config.objects}),
+            site.secret(platform, folder), self.clock.now)
 
     def _report(self, platform: str, kind: str, why: dict[str, Any]) -> None:
         texts = {"text_zh": f"平台 {platform}", "text_en": f"platform {platform}"} | why
@@ -225,7 +226,7 @@ class Box:
                 "objects": [{"object": o.id, "name": o.name, "hazard": o.hazard, "code": o.code, "service": o.service,
                              "people": o.people, "position": o.position} for o in self.config.objects],
                 "streams": self.journal.epochs(),
-                "promises": {"commit_s": self.config.journal.commit_s, "stored": False}}
+                "promises": {"commit_s": self.journal.commit_s}}
 
     # --- the installer's side
 

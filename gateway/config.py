@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from drivers import Id, Seconds, Wire
-from gateway.model import Service
+from gateway.model import LANES, Lane, Service
 
 Text = Annotated[str, Meta(min_length=1, max_length=200)]
 PointRef = Annotated[str, Meta(pattern=r"^[a-z0-9_-]+\.[a-z0-9_-]+$", description="device.point")]
@@ -112,12 +112,15 @@ class Position(_Part, frozen=True, kw_only=True):
     datum: Literal["wgs84", "cgcs2000", "gcj02"]
 
 
+Hazard = Literal["slope", "reservoir", "gas", "rain", "flood", "tunnel", "debris", "other"]
+
+
 class Watched(_Part, frozen=True, kw_only=True):
     """The thing watched: a slope, a dam, a gas section (an Object of the glossary)."""
 
     id: Id
     name: Text
-    hazard: Literal["slope", "reservoir", "gas", "rain", "flood", "tunnel", "debris", "other"]
+    hazard: Hazard
     service: Service
     code: str = ""
     position: Position | None = None
@@ -173,10 +176,42 @@ class Tls(_Part, frozen=True, kw_only=True):
     key_file: str | None = None
 
 
+class Filter(_Part, frozen=True, kw_only=True):
+    """What a platform gets to see; empty lists mean all."""
+
+    objects: tuple[Id, ...] = ()
+    hazards: tuple[Hazard, ...] = ()
+    lanes: tuple[Lane, ...] = LANES
+    position_decimals: Annotated[int, Meta(ge=0, le=6)] | None = None
+    """Positions are rounded to so many decimals of a degree (2 = about 1 km)."""
+
+
+class Link(_Part, frozen=True, kw_only=True):
+    """One way to the platform, by network interface."""
+
+    interface: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,15}$")]
+    metered: bool = False
+    """Its bytes count against `cap_mb_day`."""
+
+
+Order = Literal["ack", "silence", "clear", "confirm", "refuse", "service", "read_now"]
+"""What a platform may be allowed to ask of the box; `replay` is always."""
+
+
 class Platform(_Part, frozen=True, kw_only=True):
     """One MQTT subscriber side."""
 
     id: Id
+    profile: Literal["default", "thingsboard", "senml"] = "default"
+    """What language it speaks."""
+    filter: Filter = Filter()
+    commands: tuple[Order, ...] = ()
+    """What it may ask of the box."""
+    time: bool = False
+    """Its clock may set ours, where nothing better is at hand."""
+    compress: bool = False
+    compact: bool = False
+    """Positional columns instead of names; the default profile's."""
     host: Text
     port: Port
     mqtt: Literal["5", "3.1.1"] = "5"
@@ -190,6 +225,11 @@ class Platform(_Part, frozen=True, kw_only=True):
     diag_every_s: Annotated[float, Meta(ge=10, le=86400)] = 60.0
     """The whole of `status`: on a metered SIM the dearest of all messages."""
     backlog_messages_per_s: Annotated[float, Meta(gt=0, le=1000)] = 20.0
+    backlog_bytes_per_s: Annotated[float, Meta(gt=0)] = 1_000_000.0
+    cap_mb_day: Annotated[float, Meta(gt=0)] | None = None
+    """Beyond 80 % of it only what is urgent is told in full, beyond it only alarms and events; 1 MB = 10^6 bytes."""
+    links: tuple[Link, ...] = ()
+    """Ways to it, first choice first; empty = the system's routes."""
 
 
 class Journal(_Part, frozen=True, kw_only=True):

@@ -158,6 +158,11 @@ class Journal:
                 self._writer.urgent = on
                 self._ledger.due.notify()
 
+    @property
+    def commit_s(self) -> float:
+        """The promise in force: readings younger than this may be lost in a power cut."""
+        return self._writer.interval_s
+
     # ---- the writer's side
 
     def write(self, timeout_s: float) -> bool:

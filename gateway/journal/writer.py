@@ -46,10 +46,15 @@ class Writer:
         self._faulty = False
         self.last_commit_s = self._now()
 
+    @property
+    def interval_s(self) -> float:
+        """How long a reading may wait for the disk now."""
+        return min(self._commit_s, _URGENT_S) if self.urgent else self._commit_s
+
     # ---- when: under the lock
 
     def _interval(self) -> float:
-        return min(self._commit_s, _FIRST_S if self._fresh else _URGENT_S if self.urgent else self._commit_s)
+        return min(self.interval_s, _FIRST_S) if self._fresh else self.interval_s
 
     def _wait_s(self, now: float) -> float:
         """Seconds until something has to be written; infinite when there is nothing."""

@@ -20,7 +20,9 @@ from gateway.config import Config, Platform
 from gateway.model import SAMPLE, Colour, Door, Inventory, PresentObject, Row, Samples
 from gateway.plan.flash import Rows
 from gateway.plan.timeline import Timeline
-from gateway.uplink.profiles.default import Default, Meaning
+from gateway.uplink.message import Message, squeezed
+from gateway.uplink.profile import Profile, Talk
+from gateway.uplink.profiles import make
 
 MONTH_S = 30 * 86400.0
 RECONNECTS_DAY = 4.0
@@ -38,6 +40,7 @@ PARTS = ("data", "warn", "diag", "ping", "connect")
 _DOOR = Door("0123456789abcdef0123456789abcdef", 1_790_000_000_000, "synced")
 _EPOCH = "0123456789abcdef"
 _SEQ = 10_000_000
+_TALK = Talk("0" * 12, 1_790_000_000_000, _DOOR)
 
 
 class Upstream(Struct, frozen=True, kw_only=True):
@@ -99,63 +102,79 @@ class Site:
     def __init__(self, config: Config, inventory: Inventory, timeline: Timeline, rows: Rows) -> None:
         self.config, self.inventory, self.timeline = config, inventory, timeline
         self._rows = rows
-        gateway = config.gateway
-        self._profile = Default(gateway.root, gateway.id, {p.point: p.name for p in inventory.points})
-        self._meaning = Meaning(inventory, 1)
         self._present = [PresentObject(object=o.id, name=o.name, hazard=o.hazard, service=o.service, colour=Colour.NONE,
                                        status="Actual" if o.service == "in_service" else "Test")
                          for o in config.objects]
 
     def upstream(self, platform: Platform) -> Upstream:
         """Reckon one platform."""
+        gateway = self.config.gateway
+        profile = make(platform, gateway.root, gateway.id, {p.point: p.name for p in self.inventory.points})
         month = MONTH_S / self.timeline.seconds
         is_5, tls = platform.mqtt == "5", platform.tls is not None
-        payload, data, sent = self._data(is_5, tls)
-        warns = [self._wire(self._warn(o, platform), f"warn/{o.object}", is_5, tls) for o in self._present]
+        payload, data, sent = self._data(profile, platform)
+        valid_s = 3 * platform.warn_every_s
+        warns = [_wire(profile.warn(o, _DOOR, 86_400_000, valid_s), platform) for o in self._present]
         looks = MONTH_S / platform.warn_every_s
         diags = MONTH_S / platform.diag_every_s
-        diag = len(self._profile.diag(_SEQ, _DOOR, self._health()))
-        topic = len(self._profile.topic("diag"))
+        diag = profile.diag(_TALK, self._health())
+        diag_bytes = 0 if diag is None else _segments(3 + 2 + len(diag.topic) + is_5 + _size(diag, platform), tls,
+                                                      answered=False)
         connects = RECONNECTS_DAY * MONTH_S / 86400
-        connect = self._connect(platform, is_5, tls) + sum(warns)
-        parts = {"data": data * month, "warn": sum(warns) * looks,
-                 "diag": _segments(3 + 2 + topic + is_5 + diag, tls, answered=False) * diags,
+        connect = self._connect(profile, platform) + sum(warns)
+        parts = {"data": data * month, "warn": sum(warns) * looks, "diag": diag_bytes * diags,
                  "ping": self._pings(platform) * month * ping(tls), "connect": connect * connects}
         return Upstream(platform=platform.id, parts=parts, payload=payload * month,
                         messages=sent * month + len(warns) * looks + diags + connects * (3 + len(warns)))
 
-    def _wire(self, payload: bytes, topic: str, is_5: bool, tls: bool) -> int:
-        return on_wire(len(payload), len(self._profile.topic(topic)), is_5, tls)
-
-    def _data(self, is_5: bool, tls: bool) -> tuple[float, float, int]:
+    def _data(self, profile: Profile, platform: Platform) -> tuple[float, float, int]:
         """(payload, on the network, messages) of the readings in the timeline."""
-        average, row, head = self._sizes()
-        topic = len(self._profile.topic("data"))
+        average, row, head, squeeze, topic = self._sizes(profile, platform)
+        is_5, tls = platform.mqtt == "5", platform.tls is not None
         payload = network = 0.0
         messages = 0
         for commit in self.timeline.data:
             rows = self._rows.split(commit.readings)
             size = head + sum(row + count * average for count in rows)
             parts = math.ceil(size / MESSAGE_BYTES)
-            size += (parts - 1) * head
+            size = (size + (parts - 1) * head) * squeeze
             payload += size
             messages += parts
             network += parts * on_wire(round(size / parts), topic, is_5, tls)
         return payload, network, messages
 
-    def _sizes(self) -> tuple[float, int, int]:
-        """Bytes of a reading (by how often each point is reported), of a row and of a message without readings."""
-        row = Row(epoch=_EPOCH, lane="data", seq=_SEQ, inventory=1, door=_DOOR, count=0, body=b"")
-        n = len(self.inventory.points)
-        made = typical(self.inventory, 16 * max(1, n))
-        bare = len(self._profile.row(row, made[:0], self._meaning, _never))
-        each = np.array([len(self._profile.row(row, made[k::n], self._meaning, _never)) - bare + 1 for k in range(n)])
-        reports = self.timeline.reports
-        average = float((each * reports).sum() / max(1.0, reports.sum())) / 16 if n else 0.0
-        return average, bare + 1, len(self._profile.message(row, _SEQ, []))
+    def _sizes(self, profile: Profile, platform: Platform) -> tuple[float, int, int, float, int]:
+        """Bytes of a reading, of a row and of a message without readings; what compression leaves; and the topic's.
 
-    def _warn(self, one: PresentObject, platform: Platform) -> bytes:
-        return self._profile.warn(one, 86_400_000, _DOOR, 3 * platform.warn_every_s)
+        By name a reading counts as often as its point is reported. By position all points are taken to be reported
+        together.
+        """
+        row = Row(epoch=_EPOCH, lane="data", seq=_SEQ, inventory=1, door=_DOOR, count=0, body=b"")
+        meaning = profile.meaning(self.inventory, 1)
+        n = len(self.inventory.points)
+
+        def size(samples: Samples) -> int:
+            part = profile.row(row, samples, meaning, _never)
+            return 0 if part is None else part.size_bytes
+
+        made = typical(self.inventory, 16 * max(1, n))
+        average, bare = 0.0, 0
+        if n and platform.compact:
+            made["t_ms"] = 86_400_000 + np.arange(len(made)) // n * 1000
+            bare = 2 * size(made[:n]) - size(made[:2 * n])
+            average = (size(made) - bare) / len(made)
+        elif n:
+            one = np.array([size(made[k:k + 1]) for k in range(n)])
+            each = np.array([size(made[k::n]) for k in range(n)])
+            reports = self.timeline.reports
+            average = float(((each - one) * reports).sum() / max(1.0, reports.sum())) / 15
+            bare = round(float(one.mean()) - average)
+        whole = profile.message("data", [row], [profile.row(row, made[:350], meaning, _never)])
+        head = profile.message("data", [row], [None])
+        if whole is None:
+            return 0.0, 0, 0, 1.0, 0
+        squeeze = len(squeezed(whole).payload) / len(whole.payload) if platform.compress else 1.0
+        return average, bare + 1, 0 if head is None else len(head.payload), squeeze, len(whole.topic)
 
     def _pings(self, platform: Platform) -> int:
         """Pauses longer than the keepalive, in the timeline."""
@@ -165,22 +184,23 @@ class Site:
         pauses = np.diff(times)
         return int(np.floor(pauses / platform.keepalive_s).sum())
 
-    def _connect(self, platform: Platform, is_5: bool, tls: bool) -> float:
-        profile, config, gateway = self._profile, self.config, self.config.gateway
-        session = "0" * 12
-        facts = {"name": gateway.name, "version": "0.0.0", "promises": {"commit_s": 10.0, "stored": False},
+    def _connect(self, profile: Profile, platform: Platform) -> float:
+        config, gateway = self.config, self.config.gateway
+        is_5, tls = platform.mqtt == "5", platform.tls is not None
+        facts = {"name": gateway.name, "version": "0.0.0", "promises": {"commit_s": 10.0, "settled_on": "stored"},
+                 "link": "normal", "nonce": _EPOCH,
                  "objects": [{"object": o.id, "name": o.name, "hazard": o.hazard, "code": o.code, "service": o.service,
                               "people": o.people, "position": o.position} for o in config.objects],
-                 "streams": [{"epoch": _EPOCH, "lane": lane, "oldest": _SEQ, "next": _SEQ, "records": _SEQ}
+                 "streams": [{"epoch": _EPOCH, "lane": lane, "oldest_seq": _SEQ, "next_seq": _SEQ, "closed": False}
                              for lane in ("alarm", "event", "data")]}
-        will = profile.state(False, session, reason="lost")
+        will = profile.will(_TALK.session)
         named = len(platform.client_id or gateway.id) + len(platform.username or "") + 32
-        asked = 10 + 2 + 2 * is_5 + named + len(profile.topic("state")) + len(will)
-        first = {"state": profile.state(True, session, since=_SEQ), "birth": profile.birth(facts, session, _SEQ, _DOOR),
-                 "inventory/1": profile.inventory(self.inventory)}
+        asked = 10 + 2 + 2 * is_5 + named + len(will.topic) + _size(will, platform)
+        subscribe = sum(5 + len(topic) for topic in profile.subscriptions)
+        first = [*profile.hello(_TALK, facts), *profile.inventory(self.inventory, lambda _: True)]
         return (3 * 60 + 4 * HEADERS + (HANDSHAKE_BYTES + 8 * HEADERS) * tls + _segments(asked, tls, answered=True)
-                + _segments(20, tls, answered=False)
-                + sum(self._wire(payload, topic, is_5, tls) for topic, payload in first.items()))
+                + _segments(20, tls, answered=False) + 2 * _segments(10 + subscribe, tls, answered=True)
+                + sum(_wire(message, platform) for message in first))
 
     def _health(self) -> dict[str, Any]:
         """A document as `mingluo status` has it, as long as that of a box that is well."""
@@ -195,6 +215,15 @@ class Site:
                 "outputs": [{"output": o.id, "on": False, "colour": "none", "silenced": False, "alarm": "", "fault": ""}
                             for o in config.outputs],
                 "platforms": ["x" * 420 for _ in config.platforms], "rest": "x" * 1050}
+
+
+def _size(message: Message, platform: Platform) -> int:
+    return len((squeezed(message) if platform.compress else message).payload)
+
+
+def _wire(message: Message | None, platform: Platform) -> int:
+    return 0 if message is None else on_wire(_size(message, platform), len(message.topic), platform.mqtt == "5",
+                                             platform.tls is not None)
 
 
 def _never(_t_ms: int) -> bool:

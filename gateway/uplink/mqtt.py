@@ -27,6 +27,7 @@ from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode, MQTTPro
 
 from gateway.config import Platform, Tls
 from gateway.uplink.hints import CLOSED, LOST, NO_CONNACK, NOT_LET_IN, SILENT, Problem, of_code, of_error, of_tls_text
+from gateway.uplink.message import Message
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +97,8 @@ class _Client(Client):
 class Connection:
     """Used once: `open`, then `pump` and `publish` in turns until it raises Refused, then `abandon` (or `farewell`)."""
 
-    def __init__(self, platform: Platform, client_id: str, password: str | None, will: tuple[str, bytes],
-                 now: Callable[[], float]) -> None:
+    def __init__(self, platform: Platform, client_id: str, password: str | None, will: Message,
+                 now: Callable[[], float], *, subscriptions: tuple[str, ...] = ()) -> None:
         self.platform = platform
         self.up = False
         """CONNACK said yes."""
@@ -107,7 +108,10 @@ class Connection:
         self._now = now
         self._acks: deque[tuple[int, int, str]] = deque()
         self._flying: dict[int, tuple[Any, float]] = {}
-        self._waiting: deque[tuple[str, bytes, Any, bool]] = deque()
+        self._waiting: deque[tuple[Message, Any]] = deque()
+        self._heard: deque[tuple[str, bytes]] = deque()
+        self._subscriptions = subscriptions
+        self.session_present = False
         self._problem: Problem | None = None
         self._said = ""
         self._answered = False
@@ -122,13 +126,14 @@ class Connection:
                             protocol=MQTTProtocolVersion.MQTTv311, reconnect_on_failure=False)
         client.connect_timeout = CONNECT_S
         client.max_inflight_messages_set(0)  # the window is ours; paho must never hold a message back
-        client.will_set(*will, qos=1, retain=True)
+        client.will_set(will.topic, will.payload, qos=will.qos, retain=will.retain)
         if platform.username is not None:
             client.username_pw_set(platform.username, password)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
         client.on_log = self._on_log
+        client.on_message = self._on_message
         self._client: _Client | None = client
 
     # callbacks: set and append, nothing else
@@ -140,7 +145,20 @@ class Connection:
             return
         self._window = min(WINDOW, getattr(properties, "ReceiveMaximum", WINDOW))
         self.payload_bytes = getattr(properties, "MaximumPacketSize", 1 << 28) - _FRAME_BYTES
+        self.session_present = bool(getattr(_flags, "session_present", False))
         self.up = True
+        for topic in self._subscriptions:
+            self._living().subscribe(topic, qos=1)
+
+    def _on_message(self, _client: Client, _data: Any, message: Any) -> None:
+        if len(self._heard) < 100 and len(message.payload) <= 1 << 16:
+            self._heard.append((message.topic, message.payload))
+
+    def heard(self) -> list[tuple[str, bytes]]:
+        """What came in since the last call."""
+        out = list(self._heard)
+        self._heard.clear()
+        return out
 
     def _on_disconnect(self, _client: Client, _data: Any, flags: Any, reason: Any, _properties: Any) -> None:
         self.up = False
@@ -189,22 +207,22 @@ class Connection:
         """Messages that are not acknowledged yet."""
         return len(self._flying) + len(self._waiting)
 
-    def publish(self, topic: str, payload: bytes, token: Any, retain: bool = False) -> None:
+    def publish(self, message: Message, token: Any) -> None:
         """Send with QoS 1 (beyond the window: as soon as there is room); `token` comes back in the Ack."""
-        self._waiting.append((topic, payload, token, retain))
+        self._waiting.append((message, token))
         self._launch()
 
     def _launch(self) -> None:
         while self._waiting and len(self._flying) < self._window:
-            topic, payload, token, retain = self._waiting.popleft()
-            info = self._living().publish(topic, payload, qos=1, retain=retain)
+            message, token = self._waiting.popleft()
+            info = self._living().publish(message.topic, message.payload, qos=1, retain=message.retain)
             if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
                 return  # the socket broke; the next `pump` says so, and nobody was told that this one arrived
             self._flying[info.mid] = (token, self._now())
 
-    def mention(self, topic: str, payload: bytes) -> None:
+    def mention(self, message: Message) -> None:
         """Send with QoS 0: no answer, no promise."""
-        self._living().publish(topic, payload, qos=0)
+        self._living().publish(message.topic, message.payload, qos=0)
 
     def pump(self, timeout_s: float) -> None:
         """Let the socket speak for up to `timeout_s`; returns as soon as something happened.

@@ -31,6 +31,20 @@ class Backlog(Protocol):
         ...
 
 
+class Verdict(Protocol):
+    """What a receipt led to."""
+
+    @property
+    def refused(self) -> str:
+        """Why it was not believed; empty when it was."""
+        ...
+
+    @property
+    def again(self) -> bool:
+        """Whether rows are pending again, because the platform lost them."""
+        ...
+
+
 class Reader(Protocol):
     """The rows of one platform, as the uplink's thread sees them."""
 
@@ -49,6 +63,28 @@ class Reader(Protocol):
 
     def settle(self, epoch: str, lane: Lane, seqs: Iterable[int]) -> None:
         """The platform has these; `pending` never gives them again."""
+        ...
+
+    def stored(self, epoch: str, lane: Lane, up_to: int, ranges: Sequence[tuple[int, int]]) -> Verdict:
+        """What the platform's database holds of a stream: up to and including `up_to`, and the ranges above."""
+        ...
+
+    def replay(self, epoch: str, lane: Lane, ranges: Sequence[tuple[int, int]]) -> tuple[list[tuple[int, int]],
+                                                                                       list[tuple[int, int]]]:
+        """Let rows be pending again; returns the ranges that will come, and those that are not kept."""
+        ...
+
+    def rewind(self) -> bool:
+        """The broker forgot us: what was sent to a platform that confirms, and not confirmed, is pending again."""
+        ...
+
+    @property
+    def confirms(self) -> bool:
+        """Whether the platform has ever confirmed storage."""
+        ...
+
+    def offset(self, boot: str) -> tuple[int, float] | None:
+        """Offset (UTC ms - monotonic ms) of a boot and its error in ms, once they are known."""
         ...
 
     def wait(self, timeout_s: float) -> bool:

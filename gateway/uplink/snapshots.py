@@ -9,7 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gateway.model import Present, PresentObject
-from gateway.uplink.profiles.default import shown
+
+
+def shown(o: PresentObject) -> tuple[object, ...]:
+    """What makes a snapshot worth sending before its renewal is due: everything but drifting values."""
+    return (o.colour, o.alarm, o.alarm_colour, o.acknowledged, o.service, o.status, o.since_ms, o.lost,
+            tuple((w.rule, w.point) for w in o.why))
 
 
 class Snapshots:

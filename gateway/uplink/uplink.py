@@ -1,9 +1,8 @@
 """What one platform is told, and when.
 
-Owns: one platform's connections, one after another, the order of sending, and what is settled.
-Promises: a row is settled only by an acknowledgement that says success; alarms go before events, events before live
-readings, live before backlog, and none of them can starve the next; present states are never older than they say.
-Never: deletes a row, changes a time, knows files or SQLite.
+Owns: one platform's connections, one after another, and the order of what is said on them: who we are, what we see now,
+then rows. Promises: present states are never older than they say; what the platform asks is answered; a failing
+connection costs nothing but time. Never: deletes a row, changes a time, knows files or SQLite.
 """
 
 from __future__ import annotations
@@ -12,21 +11,24 @@ import logging
 import random
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from msgspec import Struct
 
 from gateway.config import Platform
-from gateway.model import Door, Lane, Present, Row
-from gateway.uplink.hints import Problem, of_code
-from gateway.uplink.mqtt import MESSAGE_BYTES, WINDOW, Ack, Connection, Refused
+from gateway.model import Door, Present, Row
+from gateway.uplink.budget import Budget
+from gateway.uplink.feed import Feed
+from gateway.uplink.hints import Problem
+from gateway.uplink.inbound import Inbound
+from gateway.uplink.message import Message, squeezed
+from gateway.uplink.mqtt import Connection, Refused
 from gateway.uplink.outage import Outage
-from gateway.uplink.profiles.default import Default, Meaning
+from gateway.uplink.profile import Order, Outcome, Profile, Talk, TimeAnswer
 from gateway.uplink.reader import Decoded, Reader
+from gateway.uplink.selection import Selection
 from gateway.uplink.snapshots import Snapshots
-from gateway.uplink.walk import Batch, Walk
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +36,6 @@ _PULSE_S = 0.02
 """How soon a commit is noticed while acknowledgements are awaited."""
 _IDLE_S = 0.25
 """How soon the socket and the present states are looked at while nothing is to be sent; an alarm's commit wakes it."""
-_LOOK_S = 1.0
-"""Rows are looked for this often even when nothing seems new."""
-_MEANINGS = 8
 
 
 class Sources(Struct, frozen=True, kw_only=True):
@@ -49,12 +48,20 @@ class Sources(Struct, frozen=True, kw_only=True):
     """Replaced at every tick of the judgement, also when nothing changed: its `t_ms` is what `warn` vouches for."""
     door: Callable[[], Door]
     birth: Callable[[], Mapping[str, Any]]
-    """Facts of the box, asked once a connection: name, objects, streams, promises in force, versions."""
+    """Facts of the box, asked at a connection and each second: name, objects, streams, promises in force, versions."""
     health: Callable[[], Mapping[str, Any]]
     """For `diag`."""
     report: Callable[[str, dict[str, Any]], None]
     """An event of this platform: `uplink.refused`, `uplink.set_aside`, `uplink.taken_over`, `uplink.flapping`. Must not
     block; `why` carries text_en and text_zh, or for `set_aside` what a gap carries."""
+    hazards: Mapping[str, str] = {}
+    """Object → its hazard, for filters."""
+    command: Callable[[Order, Callable[[Outcome], None]], None] = lambda order, answer: answer(Outcome(
+        ok=False, text_en=f"this box takes no {order.name}", text_zh=f"本网关不接受 {order.name}"))
+    """Judge and do; the answer comes later, from any thread, once."""
+    time_question: Callable[[], str | None] = lambda: None
+    """The name of a question to ask this platform's clock now, or None. Asked each second."""
+    time_answered: Callable[[TimeAnswer], None] = lambda _: None
 
 
 class Health(Struct, frozen=True, kw_only=True):
@@ -76,29 +83,32 @@ class Health(Struct, frozen=True, kw_only=True):
     in_flight: int = 0
     backlog_rows: int = 0
     backlog_records: int = 0
+    unreadable: int = 0
+    """Messages of the platform that could not be read."""
+    mode: str = "normal"
+    """Of the link budget."""
 
 
 class Uplink:
     """One platform. `step` and `close` are called by one thread; `health` by any."""
 
-    def __init__(self, platform: Platform, profile: Default, sources: Sources, password: str | None = None,
+    def __init__(self, platform: Platform, profile: Profile, sources: Sources, password: str | None = None,
                  now: Callable[[], float] = time.monotonic, rng: random.Random | None = None) -> None:
         self.platform, self.profile, self.sources = platform, profile, sources
         self._password, self._now, self._rng = password, now, rng or random.Random()
-        self._alarms, self._events = Walk("alarm", "event", WINDOW), Walk("event", "event", 16)
-        self._live, self._backlog = Walk("data", "data", 18), Walk("data", "backlog", 8)
-        self._walks = (self._alarms, self._events, self._live, self._backlog)
-        self._meanings: dict[int, Meaning] = {}
+        self._selection = Selection(platform.filter, sources.hazards)
+        self._budget = Budget()
+        self._feed = Feed(platform, profile, sources.reader, self._selection, self._budget, decode=sources.decode,
+                          door=sources.door, report=self._report, now=now)
+        self._inbound = Inbound(platform.id, profile, sources.reader, allowed=platform.commands,
+                                command=sources.command, time_answered=sources.time_answered, report=self._report)
         self._connection: Connection | None = None
         self._outage = Outage(platform, self._rng, now())
         self._snapshots = Snapshots(platform.warn_every_s)
         self._session = ""
-        self._told: set[int] = set()
-        self._complained: set[str] = set()
+        self._facts: Mapping[str, Any] = {}
         self._left = (0, 0)
-        self._count_at_s = self._diag_at_s = self._look_at_s = 0.0
-        self._tokens, self._tokens_at_s = 1.0, now()
-        self._counts: dict[str, int] = defaultdict(int)
+        self._second_at_s = self._diag_at_s = 0.0
         self._sound = True
         self._news = True
         """Something may have been committed since the walks were last shown the heads."""
@@ -109,8 +119,8 @@ class Uplink:
     def step(self, timeout_s: float) -> None:
         """Do what can be done, waiting up to `timeout_s` for something to do (a connect may take three times 5 s)."""
         self._sound = False
-        self._count_backlog()
         try:
+            self._each_second()
             if self._connection is None:
                 wait_s = self._outage.retry_at_s - self._now()
                 if wait_s > 0:
@@ -121,8 +131,8 @@ class Uplink:
                 self._connection.pump(timeout_s)
             else:
                 if not self._outage.connected:
-                    self._begin()
-                self._serve(timeout_s)
+                    self._begin(self._connection)
+                self._serve(self._connection, timeout_s)
         except Refused as refused:
             self._lost(refused.problem)
         self._sound = True
@@ -135,15 +145,15 @@ class Uplink:
         until_s = self._now() + patience_s
         try:
             if self._sound and connection.up and self._outage.connected:
-                self._look_at_s = 0.0
-                self._serve(_PULSE_S)
-                while self._now() < until_s - 0.3 * patience_s and not self._drained():
-                    self._serve(_PULSE_S)
-                connection.publish(self.profile.topic("state"), self.profile.state(
-                    False, self._session, t=self._utc_ms(), reason="stopped"), "state", retain=True)
+                self._feed.look(True)
+                self._serve(connection, _PULSE_S)
+                while self._now() < until_s - 0.3 * patience_s and (connection.flying or not self._feed.drained()):
+                    self._serve(connection, _PULSE_S)
+                for message in self.profile.bye(self._talk()):
+                    self._say(connection, message)
                 while connection.flying and self._now() < until_s:
                     connection.pump(_PULSE_S)
-                    self._settle(connection.acks())
+                    self._feed.settle(connection.acks())
             connection.farewell() if self._sound else connection.abandon()
         except Refused as refused:
             log.info("connection ended while closing platform=%s error=%s", self.platform.id, refused.problem.kind)
@@ -153,22 +163,29 @@ class Uplink:
 
     def health(self) -> Health:
         """Counted since the start of the process."""
-        connection, outage, problem, counts = self._connection, self._outage, self._outage.problem, self._counts
+        connection, outage, problem, counts = self._connection, self._outage, self._outage.problem, self._feed.counts
         return Health(platform=self.platform.id, connected=outage.connected, since_s=outage.since_s,
                       error=problem.kind if problem else "", error_en=problem.en if problem else "",
                       error_zh=problem.zh if problem else "", sent_rows=counts["rows"],
                       sent_messages=counts["messages"], acked_rows=counts["acked"], refused=counts["refused"],
                       set_aside=counts["set_aside"], connections=counts["connections"],
                       in_flight=connection.flying if connection else 0, backlog_rows=self._left[0],
-                      backlog_records=self._left[1])
+                      backlog_records=self._left[1], unreadable=self._inbound.unreadable, mode=self._budget.mode)
 
-    def _count_backlog(self) -> None:
-        """Once a second, here: a reader's connection belongs to this thread, `health` is asked by others."""
+    def _each_second(self) -> None:
+        """Here, because a reader's connection belongs to this thread, while `health` is asked by others."""
         now = self._now()
-        if now >= self._count_at_s:
-            self._count_at_s = now + 1.0
-            backlog = self.sources.reader.backlog()
-            self._left = (backlog.rows, backlog.records)
+        if now < self._second_at_s:
+            return
+        self._second_at_s = now + 1.0
+        backlog = self.sources.reader.backlog()
+        self._left = (backlog.rows, backlog.records)
+        if self._connection is None or not self._outage.connected:
+            return
+        if (name := self.sources.time_question()) is not None:
+            self._say(self._connection, self.profile.ask_time(name, self.sources.door()))
+        if self._promises() != self._facts:
+            self._greet(self._connection)
 
     # coming and going
 
@@ -176,27 +193,37 @@ class Uplink:
         platform = self.platform
         self._session = f"{self._rng.getrandbits(48):012x}"
         self._connection = Connection(
-            platform, platform.client_id or self.profile.gateway, self._password,
-            (self.profile.topic("state"), self.profile.state(False, self._session, reason="lost")), self._now)
+            platform, platform.client_id or self.profile.gateway, self._password, self._squeezed(
+                self.profile.will(self._session)), self._now, subscriptions=self.profile.subscriptions)
         self._connection.open()
 
-    def _begin(self) -> None:
+    def _begin(self, connection: Connection) -> None:
         """First words of a connection: who we are, then what we see now."""
-        reader, now = self.sources.reader, self._now()
+        now = self._now()
         self._outage.ended(now)
-        self._complained.clear()
-        self._counts["connections"] += 1
-        self._told.clear()
+        self._feed.counts["connections"] += 1
         self._snapshots.restart()
-        self._diag_at_s = self._look_at_s = now
-        split = {stream: seq for stream, seq in reader.heads().items() if stream[1] == "data"}
-        self._alarms.restart({})
-        self._events.restart({})
-        self._live.restart(split)
-        self._backlog.restart({}, split)
-        t = self._utc_ms()
-        self._retain("state", self.profile.state(True, self._session, since=t))
-        self._retain("birth", self.profile.birth(self.sources.birth(), self._session, t, self.sources.door()))
+        self._diag_at_s = now
+        if not connection.session_present:
+            self.sources.reader.rewind()
+        self._feed.restart()
+        self._greet(connection)
+
+    def _greet(self, connection: Connection) -> None:
+        self._facts = self._promises()
+        facts = self._selection.facts(self.sources.birth()) | self._facts
+        for message in self.profile.hello(self._talk(), facts):
+            self._say(connection, message)
+
+    def _promises(self) -> dict[str, Any]:
+        """What `birth` promises, and is said again when it changes."""
+        promises = dict(self.sources.birth().get("promises", {}))
+        promises["settled_on"] = "stored" if self.sources.reader.confirms else "puback"
+        return {"promises": promises, "link": self._budget.mode}
+
+    def _talk(self) -> Talk:
+        door = self.sources.door()
+        return Talk(self._session, round(self._now() * 1000) + door.offset_ms, door)
 
     def _lost(self, problem: Problem) -> None:
         if self._connection is not None:
@@ -204,163 +231,55 @@ class Uplink:
         self._connection = None
         told = self._outage.lost(problem, self._now())
         if told is not None:
-            self.sources.report(f"uplink.{told.kind}", {"platform": self.platform.id, "text_en": told.en,
-                                                        "text_zh": told.zh})
+            self._report(f"uplink.{told.kind}", {"text_en": told.en, "text_zh": told.zh})
+
+    def _report(self, kind: str, why: dict[str, Any]) -> None:
+        self.sources.report(kind, {"platform": self.platform.id} | why)
 
     # a turn of service
 
-    def _serve(self, timeout_s: float) -> None:
-        connection, reader = self._connection, self.sources.reader
-        if connection is None:
-            return
-        now = self._now()
-        anyway = now >= self._look_at_s
-        if anyway:
-            self._look_at_s = now + _LOOK_S
-        if anyway or self._news:
-            reader.pending(())  # from here on `wait` reports; the heads come after it, so no commit falls in between
-            heads = reader.heads()
-            for walk in self._walks:
-                walk.look(heads, anyway)
-        self._publish_present(connection, now)
-        sent = 0 if all(walk.idle() for walk in self._walks) else self._send(connection, now)
+    def _serve(self, connection: Connection, timeout_s: float) -> None:
+        feed, reader = self._feed, self.sources.reader
+        feed.look(self._news)
+        self._publish_present(connection)
+        sent = 0 if feed.idle() else feed.send(connection)
         self._news = True
         if connection.flying:
             connection.pump(min(timeout_s, _PULSE_S))
         elif not sent:
             # Nobody owes us an answer, so a commit is the likelier visitor; the socket is asked right after.
-            if any(walk.blocked for walk in self._walks):  # there are rows, but it is not their time yet
+            if feed.blocked():  # there are rows, but it is not their time yet
                 self._pause.wait(min(timeout_s, _IDLE_S))
             else:
-                wait_s = _IDLE_S if self._backlog.idle() else max(0.002, self._next_token_s())
-                self._news = reader.wait(min(timeout_s, _IDLE_S, wait_s))
+                self._news = reader.wait(min(timeout_s, _IDLE_S, max(0.002, feed.wait_s())))
             connection.pump(0.0)
-        self._settle(connection.acks())
+        feed.settle(connection.acks())
+        self._listen(connection)
 
-    def _publish_present(self, connection: Connection, now: float) -> None:
-        present = self.sources.present()
+    def _listen(self, connection: Connection) -> None:
+        again = False
+        for topic, payload in connection.heard():
+            again |= self._inbound.hear(topic, payload)
+        if again:
+            self._feed.again()
+        for order, outcome in self._inbound.answers():
+            self._say(connection, self.profile.reply(order, outcome, self._talk().t))
+
+    def _publish_present(self, connection: Connection) -> None:
+        now, present = self._now(), self.sources.present()
         for o in self._snapshots.due(present, now):
-            assert present is not None
-            self._retain(f"warn/{o.object}", self.profile.warn(o, present.t_ms, self.sources.door(),
-                                                               3 * self.platform.warn_every_s))
-        if now >= self._diag_at_s:
+            if present is not None and self._selection.object(o.object):
+                self._say(connection, self.profile.warn(o, self.sources.door(), present.t_ms,
+                                                        3 * self.platform.warn_every_s))
+        if now >= self._diag_at_s and self._budget.allows("diag", now):
             self._diag_at_s = now + self.platform.diag_every_s
-            connection.mention(self.profile.topic("diag"), self.profile.diag(
-                self._utc_ms(), self.sources.door(), dict(self.sources.health())))
+            self._say(connection, self.profile.diag(self._talk(), dict(self.sources.health())))
 
-    def _send(self, connection: Connection, now: float) -> int:
-        """Fill the window, the most urgent walk first. Returns the number of messages."""
-        sent = 0
-        for walk in self._walks:
-            while connection.room > 0:
-                if walk is self._backlog and self._next_token_s() > 0:
-                    break
-                batch = walk.take(self.sources.reader, self._encode, MESSAGE_BYTES, now)
-                if batch is None:
-                    break
-                if walk is self._backlog:
-                    self._tokens -= 1
-                self._post(connection, batch)
-                sent += 1
-        return sent
+    def _say(self, connection: Connection, message: Message | None) -> None:
+        if message is not None and message.qos:
+            connection.publish(self._squeezed(message), message)
+        elif message is not None:
+            connection.mention(self._squeezed(message))
 
-    def _post(self, connection: Connection, batch: Batch) -> None:
-        first, last = batch.rows[0], batch.rows[-1]
-        if not batch.parts[0]:
-            batch.walk.drop()
-            self._set_aside(first, "the row cannot be read")
-            return
-        self._tell_inventory(first.inventory)
-        payload = self.profile.message(first, last.seq, batch.parts)
-        if len(payload) > connection.payload_bytes:
-            self._on_refusal(batch, 0x95, "Packet too large")
-            return
-        connection.publish(self.profile.topic(batch.walk.topic), payload, batch)
-        self._counts["rows"] += len(batch.rows)
-        self._counts["messages"] += 1
-
-    def _encode(self, row: Row) -> bytes:
-        meaning = self._meanings.get(row.inventory)
-        if meaning is None:
-            inventory = self.sources.reader.inventory(row.inventory) if row.lane == "data" else None
-            meaning = Meaning(inventory, row.inventory)
-            if meaning.known:
-                if len(self._meanings) >= _MEANINGS:
-                    del self._meanings[next(iter(self._meanings))]
-                self._meanings[row.inventory] = meaning
-        boot = self.sources.door().boot
-        young_ms = self._now() * 1000 - 3000 * self.platform.warn_every_s
-        return self.profile.row(row, self.sources.decode(row), meaning,
-                                lambda t_ms: row.door.boot != boot or t_ms < young_ms)
-
-    def _tell_inventory(self, n: int) -> None:
-        if n in self._told:
-            return
-        self._told.add(n)
-        inventory = self.sources.reader.inventory(n)
-        if inventory is not None:
-            self._retain(f"inventory/{n}", self.profile.inventory(inventory))
-
-    def _retain(self, name: str, payload: bytes) -> None:
-        if self._connection is not None:
-            self._connection.publish(self.profile.topic(name), payload, name, retain=True)
-
-    # answers
-
-    def _settle(self, acks: list[Ack]) -> None:
-        done: dict[tuple[str, Lane], list[int]] = defaultdict(list)
-        for ack in acks:
-            batch = ack.token
-            if isinstance(batch, Batch) and ack.code < 0x80:
-                batch.walk.accept(batch)
-                self._complained.discard(batch.walk.topic)
-                done[batch.rows[0].epoch, batch.walk.lane].extend(row.seq for row in batch.rows)
-                self._counts["acked"] += len(batch.rows)
-            elif isinstance(batch, Batch):
-                self._on_refusal(batch, ack.code, ack.name)
-            elif ack.code >= 0x80:
-                self._counts["refused"] += 1
-                self._complain(str(batch), ack.code, ack.name)
-        for (epoch, lane), seqs in done.items():
-            self.sources.reader.settle(epoch, lane, seqs)
-
-    def _on_refusal(self, batch: Batch, code: int, name: str) -> None:
-        self._counts["refused"] += 1
-        self._complain(batch.walk.topic, code, name)
-        guilty = batch.walk.refuse(batch, code, self._now())
-        if guilty is not None:
-            self._set_aside(guilty, of_code(code, name).en)
-
-    def _complain(self, name: str, code: int, said: str) -> None:
-        if name in self._complained:
-            return
-        self._complained.add(name)
-        problem = of_code(code, said)
-        log.error("publish refused, data is kept platform=%s topic=%s code=%#04x hint=%s", self.platform.id,
-                  self.profile.topic(name), code, problem.en)
-        self.sources.report("uplink.refused", {"platform": self.platform.id, "topic": name, "code": code,
-                                               "text_en": problem.en, "text_zh": problem.zh})
-
-    def _set_aside(self, row: Row, reason: str) -> None:
-        self._counts["set_aside"] += 1
-        log.error("row set aside platform=%s epoch=%s lane=%s seq=%d reason=%s", self.platform.id, row.epoch, row.lane,
-                  row.seq, reason)
-        self.sources.report("uplink.set_aside", {"platform": self.platform.id, "epoch": row.epoch, "lane": row.lane,
-                                                 "from": row.seq, "to": row.seq, "count": row.count, "reason": reason})
-        self.sources.reader.settle(row.epoch, row.lane, [row.seq])
-
-    # small things
-
-    def _next_token_s(self) -> float:
-        """Seconds until the backlog may send its next message; fills the bucket."""
-        now, rate = self._now(), self.platform.backlog_messages_per_s
-        self._tokens = min(max(1.0, rate / 4), self._tokens + (now - self._tokens_at_s) * rate)
-        self._tokens_at_s = now
-        return max(0.0, (1.0 - self._tokens) / rate)
-
-    def _utc_ms(self) -> int:
-        return round(self._now() * 1000) + self.sources.door().offset_ms
-
-    def _drained(self) -> bool:
-        return not (self._connection and self._connection.flying) and all(
-            w.idle() or w.blocked for w in (self._alarms, self._events, self._live))
+    def _squeezed(self, message: Message) -> Message:
+        return squeezed(message) if self.platform.compress else message

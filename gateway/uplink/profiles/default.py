@@ -7,17 +7,13 @@ that cannot be believed is null or carries its flag and reason. Never: does I/O,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from decimal import Decimal
-from itertools import repeat
-from typing import Any
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal
 
-import numpy as np
-from msgspec import Struct, json, structs
+from msgspec import DecodeError, Meta, Struct, ValidationError, convert, json, structs
 
 from gateway.model import (
-    REASONS,
-    STATUSES,
     Colour,
     Door,
     Event,
@@ -25,9 +21,12 @@ from gateway.model import (
     InventoryPoint,
     PresentObject,
     Row,
-    Samples,
     Why,
 )
+from gateway.uplink.message import Message
+from gateway.uplink.profile import Heard, Mark, Order, Outcome, Part, Receipt, Talk, TimeAnswer, Topic
+from gateway.uplink.profiles.columns import Meaning, columns, readings
+from gateway.uplink.reader import Decoded
 
 VERSION = 1
 _encode = json.Encoder().encode
@@ -37,74 +36,41 @@ _COLOUR_ZH = {Colour.NONE: "无预警", Colour.BLUE: "蓝色预警", Colour.YELL
 _STATUS_ZH = {"Actual": "", "Exercise": "【演练】", "Test": "【测试】"}
 
 
-class _Reading(Struct, omit_defaults=True, gc=False):
-    """One Sample on the wire. `reason` only when there is one."""
-
-    point: str
-    t: int
-    value: float | None
-    quality: int
-    status: str
-    reason: str = ""
+JSON, ZLIB = "application/json", "application/zlib"
+_ORDERS = ("ack", "silence", "clear", "confirm", "refuse", "service", "replay", "read_now")
+Seq = Annotated[int, Meta(ge=0, lt=1 << 40)]
+Word = Annotated[str, Meta(max_length=64)]
 
 
-def _words(words: Sequence[str]) -> Samples:
-    out = np.empty(256, object)  # one per value of the uint8 column: a newer writer's word never raises
-    out[:] = "unknown"
-    out[:len(words)] = [str(w) for w in words]
-    return out
+class _Stored(Struct):
+    """One stream of a `stored` receipt."""
+
+    epoch: Word
+    lane: Literal["alarm", "event", "data"]
+    up_to: Seq
+    ranges: Annotated[tuple[tuple[Seq, Seq], ...], Meta(max_length=1000)] = ()
 
 
-_STATUS = _words(STATUSES)
-_REASON = _words(REASONS)
+class _Receipt(Struct):
+    v: Literal[1]
+    streams: Annotated[tuple[_Stored, ...], Meta(max_length=1000)]
 
 
-def _decimals(resolution: float) -> int:
-    """Decimals that show a resolution: 0.01 → 2, 0.25 → 2, 5 → 0."""
-    if not resolution > 0:
-        return 6
-    exponent = Decimal(repr(float(resolution))).normalize().as_tuple().exponent
-    return min(9, max(0, -int(exponent)))
+class _Time(Struct):
+    v: Literal[1]
+    id: Word
+    utc_ms: Annotated[int, Meta(ge=0, lt=1 << 48)]
 
 
-class Meaning:
-    """An inventory, laid out for whole columns."""
+class _Command(Struct):
+    """The envelope of every `cmd/{name}`; what is left are its arguments."""
 
-    def __init__(self, inventory: Inventory | None, n: int) -> None:
-        points = inventory.points if inventory is not None else ()
-        self.known = inventory is not None
-        self._n = n
-        self._names = np.array([p.point for p in points], object)
-        self._scale = np.array([10.0 ** _decimals(p.resolution) for p in points])
-
-    def columns(self, point: Samples, value: Samples) -> tuple[list[str], list[float]]:
-        """Point ids and rounded values (NaN stays NaN, which JSON shows as null).
-
-        Raises:
-            ValueError: the inventory has no such point.
-        """
-        if not self.known:  # better a number nobody can name than a reading nobody gets
-            return [f"{self._n}#{p}" for p in point.tolist()], value.tolist()
-        try:
-            scale = self._scale[point]
-            return self._names[point].tolist(), (np.rint(value * scale) / scale + 0.0).tolist()
-        except IndexError as error:
-            raise ValueError(f"a row names a point beyond inventory {self._n}: {error}") from error
-
-
-def readings(samples: Samples, meaning: Meaning, offset_ms: int) -> list[_Reading]:
-    """Samples as they go on the wire."""
-    names, values = meaning.columns(samples["point"], samples["value"])
-    return list(map(_Reading, names, (samples["t_ms"] + offset_ms).tolist(), values, samples["flag"].tolist(),
-                    _spelt(_STATUS, samples["status"]), _spelt(_REASON, samples["reason"])))
-
-
-def _spelt(words: Samples, codes: Samples) -> Iterable[str]:
-    """The words of a column; nearly always one word for all of it."""
-    if len(codes) and not np.count_nonzero(codes != codes[0]):
-        return repeat(words[codes[0]])
-    spelt: list[str] = words[codes].tolist()
-    return spelt
+    v: Literal[1]
+    id: Annotated[str, Meta(min_length=1, max_length=64)]
+    by: Annotated[str, Meta(max_length=100)] = ""
+    role: Annotated[str, Meta(max_length=100)] = ""
+    expires: Annotated[int, Meta(ge=0, lt=1 << 48)] | None = None
+    nonce: Word = ""
 
 
 def _inventory_point(point: InventoryPoint) -> bytes:
@@ -133,63 +99,97 @@ def _reason_en(why: Why) -> str:
     return f"{why.point} {value} (limit {why.limit:g} {why.unit}".rstrip() + ")"
 
 
-def shown(o: PresentObject) -> tuple[object, ...]:
-    """What makes a snapshot worth sending before its renewal is due: everything but drifting values."""
-    return (o.colour, o.alarm, o.alarm_colour, o.acknowledged, o.service, o.status, o.since_ms, o.lost,
-            tuple((w.rule, w.point) for w in o.why))
-
-
 class Default:
     """Topics and bodies for one gateway and one connection after another."""
 
-    def __init__(self, root: str, gateway: str, names: Mapping[str, str] | None = None) -> None:
+    keyed_by_time = False
+
+    def __init__(self, root: str, gateway: str, names: Mapping[str, str] | None = None, *,
+                 compact: bool = False) -> None:
         """`names`: point id → what people call it, for the Chinese sentences of `warn`."""
         self.gateway = gateway
         self._base = f"{root}/{VERSION}/{gateway}/"
         self._names = names or {}
+        self._compact = compact
+        self.subscriptions = tuple(self._base + name for name in ("stored", "cmd/+", "time/answer"))
 
     def topic(self, name: str) -> str:
-        """``state``, ``birth``, ``inventory/3``, ``data``, ``backlog``, ``event``, ``warn/slope``, ``diag``."""
+        """A topic by its last part: ``state``, ``birth``, ``data``, ``warn/slope``."""
         return self._base + name
 
     def _head(self) -> dict[str, Any]:
         return {"v": VERSION, "gateway": self.gateway}
 
-    def state(self, online: bool, session: str, **more: Any) -> bytes:
+    def _say(self, name: str, body: bytes, *, retain: bool = False, qos: int = 1,
+             expiry_s: int | None = None) -> Message:
+        return Message(self._base + name, body, retain, qos, expiry_s, JSON)
+
+    # who we are
+
+    def _state(self, online: bool, session: str, **more: Any) -> Message:
         """Retained, and the last will: believe an offline only when its session is the one last seen online."""
-        return _encode(self._head() | {"online": online, "session": session} | more)
+        return self._say("state", _encode(self._head() | {"online": online, "session": session} | more), retain=True)
 
-    def birth(self, facts: Mapping[str, Any], session: str, t: int, door: Door) -> bytes:
-        """What this box is, what it watches, which promises hold. `facts` come from the composition root."""
-        return _encode(self._head() | {"session": session, "t": t, "boot": door.boot, "clock": {"trust": door.trust},
-                                       "settled_on": "puback"} | dict(facts))
+    def will(self, session: str) -> Message:
+        """`state`, offline."""
+        return self._state(False, session, reason="lost")
 
-    def inventory(self, inventory: Inventory) -> bytes:
-        """The list a row's point ids come from: units, resolution, reporting, origin."""
+    def hello(self, talk: Talk, facts: Mapping[str, Any]) -> Sequence[Message]:
+        """`state` and `birth`: what this box is, what it watches, which promises hold."""
+        return (self._state(True, talk.session, since=talk.t),
+                self._say("birth", _encode(self._head() | {
+                    "session": talk.session, "t": talk.t, "boot": talk.door.boot, "clock": {"trust": talk.door.trust}}
+                    | dict(facts)), retain=True))
+
+    def bye(self, talk: Talk) -> Sequence[Message]:
+        """`state`, stopped in order."""
+        return (self._state(False, talk.session, t=talk.t, reason="stopped"),)
+
+    # readings and events
+
+    def inventory(self, inventory: Inventory, wanted: Callable[[str], bool]) -> Sequence[Message]:
+        """The list a row's point ids come from: units, resolution, reporting, origin. Others' points are null."""
         head = _encode(self._head() | {"inventory": inventory.n})
-        return head[:-1] + b',"points":[' + b",".join(map(_inventory_point, inventory.points)) + b"]}"
+        points = (_inventory_point(p) if wanted(p.point) else b"null" for p in inventory.points)
+        return (self._say(f"inventory/{inventory.n}", head[:-1] + b',"points":[' + b",".join(points) + b"]}",
+                          retain=True),)
 
-    def row(self, row: Row, decoded: Samples | list[Event], meaning: Meaning, past: Callable[[int], bool]) -> bytes:
-        """One row of a message. `past(t_ms)` says whether an event of that monotonic time is history.
+    def meaning(self, inventory: Inventory | None, n: int) -> Meaning:
+        """Names and roundings, laid out for whole columns."""
+        return Meaning(inventory, n)
+
+    def row(self, row: Row, decoded: Decoded, meaning: Meaning, past: Callable[[int], bool]) -> Part | None:
+        """One row of a message; None when the filter left nothing of it (its seq is covered all the same).
 
         Raises:
             ValueError: the row names a point its inventory does not have.
         """
+        if not len(decoded):
+            return None
         head: dict[str, Any] = {"seq": row.seq, "offset_ms": row.door.offset_ms}
         if isinstance(decoded, list):
             head["events"] = [_event(e, row.door.offset_ms, past(e.t_ms)) for e in decoded]
+        elif self._compact and meaning.known:
+            head |= columns(decoded, meaning, row.door.offset_ms)
         else:
             head["readings"] = readings(decoded, meaning, row.door.offset_ms)
-        return _encode(head)
+        body = _encode(head)
+        return Part(len(body), body)
 
-    def message(self, first: Row, last_seq: int, rows: Sequence[bytes]) -> bytes:
+    def message(self, topic: Topic, rows: Sequence[Row], parts: Sequence[Part | None]) -> Message | None:
         """A message of whole rows with consecutive seqs and one header."""
-        head = _encode(self._head() | {
-            "epoch": first.epoch, "lane": first.lane, "covers": [first.seq, last_seq], "inventory": first.inventory,
-            "boot": first.door.boot, "clock": {"trust": first.door.trust}})
-        return head[:-1] + b',"rows":[' + b",".join(rows) + b"]}"
+        first = rows[0]
+        head = self._head() | {
+            "epoch": first.epoch, "lane": first.lane, "covers": [first.seq, rows[-1].seq],
+            "inventory": first.inventory, "boot": first.door.boot, "clock": {"trust": first.door.trust}}
+        if self._compact and first.lane == "data":
+            head["compact"] = True
+        body = b",".join([part.content for part in parts if part is not None])
+        return self._say(topic, _encode(head)[:-1] + b',"rows":[' + body + b"]}")
 
-    def warn(self, o: PresentObject, t_ms: int, door: Door, valid_s: float) -> bytes:
+    # the present
+
+    def warn(self, o: PresentObject, door: Door, t_ms: int, valid_s: float) -> Message | None:
         """A snapshot of one object: `as_of` is when the judgement last looked, `valid_until` when to show it grey."""
         as_of = t_ms + door.offset_ms
         zh = _STATUS_ZH[o.status] + f"{o.name}：{_COLOUR_ZH[o.colour]}"
@@ -203,14 +203,57 @@ class Default:
         if o.lost:
             zh += "；失去数据：" + "、".join(self._names.get(p, p) for p in o.lost)
             en += "; no data from " + ", ".join(o.lost)
-        return _encode(self._head() | {
+        return self._say(f"warn/{o.object}", _encode(self._head() | {
             "object": o.object, "name": o.name, "hazard": o.hazard, "service": o.service, "status": o.status,
             "colour": o.colour, "alarm": o.alarm or None, "alarm_colour": o.alarm_colour,
             "acknowledged": o.acknowledged, "since": o.since_ms + door.offset_ms if o.since_ms else None,
             "as_of": as_of, "valid_until": as_of + round(valid_s * 1000), "valid_s": valid_s, "boot": door.boot,
             "clock": {"trust": door.trust}, "why": [structs.asdict(w) for w in o.why], "lost": list(o.lost),
-            "text_zh": zh, "text_en": en})
+            "text_zh": zh, "text_en": en}), retain=True, expiry_s=math.ceil(valid_s))
 
-    def diag(self, t: int, door: Door, facts: Mapping[str, Any]) -> bytes:
+    def diag(self, talk: Talk, facts: Mapping[str, Any]) -> Message | None:
         """The box's own health; QoS 0, nobody needs an old one."""
-        return _encode(self._head() | {"t": t, "boot": door.boot, "clock": {"trust": door.trust}} | dict(facts))
+        return self._say("diag", _encode(self._head() | {
+            "t": talk.t, "boot": talk.door.boot, "clock": {"trust": talk.door.trust}} | dict(facts)), qos=0)
+
+    # what the platform says
+
+    def ask_time(self, name: str, door: Door) -> Message | None:
+        """`time/ask`: an answer counts only while it is young, so an old question is worth nothing."""
+        return self._say("time/ask", _encode(self._head() | {"id": name, "boot": door.boot}), qos=0, expiry_s=10)
+
+    def hear(self, topic: str, payload: bytes) -> Heard | None:
+        """`stored`, `cmd/{name}`, `time/answer`.
+
+        Raises:
+            ValueError: it is not what the contract says.
+        """
+        name = topic.removeprefix(self._base)
+        try:
+            if name == "stored":
+                said = json.decode(payload, type=_Receipt)
+                return Receipt(tuple(Mark(s.epoch, s.lane, s.up_to, s.ranges) for s in said.streams))
+            if name == "time/answer":
+                answer = json.decode(payload, type=_Time)
+                return TimeAnswer(answer.id, answer.utc_ms)
+            if name.startswith("cmd/"):
+                return self._order(name.removeprefix("cmd/"), payload)
+        except (ValidationError, DecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{topic}: {error}; see the MQTT contract in gateway/uplink/README.md") from error
+        return None
+
+    def _order(self, name: str, payload: bytes) -> Order:
+        said = json.decode(payload, type=dict[str, Any])
+        command = convert(said, _Command)
+        return Order(id=command.id, name=name, by=command.by, role=command.role, expires=command.expires,
+                     nonce=command.nonce, arguments={k: v for k, v in said.items() if k not in _ENVELOPE})
+
+    def reply(self, order: Order, outcome: Outcome, t: int) -> Message | None:
+        """`resp/{name}`; of no more use than the command itself."""
+        name = order.name if order.name in _ORDERS else "unknown"
+        return self._say(f"resp/{name}", _encode(self._head() | {
+            "id": order.id, "ok": outcome.ok, "text_zh": outcome.text_zh, "text_en": outcome.text_en, "t": t}
+            | dict(outcome.more)), expiry_s=86400)
+
+
+_ENVELOPE = frozenset(_Command.__struct_fields__)
