@@ -34,6 +34,7 @@ from gateway.journal.rows import decode, decode_events
 from gateway.judgement.detect.anomaly import Anomaly
 from gateway.judgement.pipeline import Pipeline
 from gateway.model import Command, Event, Row
+from gateway.orders import Orders
 from gateway.outputs import Outputs
 from gateway.polls import polls as polls_of
 from gateway.supervisor import Supervisor
@@ -104,10 +105,12 @@ class Box:
                     for device in getattr(wire, "devices", ())},
             feed=self.detector.feed if config.detector.enabled else lambda _: None,
             lost=self._lost, unkept=self._unkept, each_second=self._each_second, now=clock.now)
-        self.uplinks = [self._uplink(platform, path.parent) for platform in config.platforms]
         self.errands = Errands({wire.id: Wire(wire, self.drivers[wire.id]) for wire in config.wires},
                                present=lambda: self.corridor.present, sounding=self._sounding, record=self._record,
                                new_id=new_id, now=clock.now)
+        self.orders = Orders(self.corridor.command, self.errands.order)
+        self.nonce = new_id()
+        self.uplinks = [self._uplink(platform, path.parent) for platform in config.platforms]
         self.control = control.Control(config.control.socket, {
             "status": lambda _: self.status(), "command": self._command, "wire": self.errands.ask,
             "lend": self.errands.lend})
@@ -213,7 +216,8 @@ class Box:
         return Uplink(platform, profiles.make(platform, gateway.root, gateway.id, names), Sources(
             reader=self.journal.reader(platform.id), decode=_decode, present=lambda: self.corridor.present,
             door=self.clock.door, birth=self._birth, health=self.status,
-            report=partial(self._report, platform.id), hazards={o.id: o.hazard for o in self.config.objects}),
+            report=partial(self._report, platform.id), hazards={o.id: o.hazard for o in self.config.objects},
+            command=partial(self.orders.do, platform.id)),
             site.secret(platform, folder), self.clock.now)
 
     def _report(self, platform: str, kind: str, why: dict[str, Any]) -> None:
@@ -226,7 +230,7 @@ class Box:
                 "objects": [{"object": o.id, "name": o.name, "hazard": o.hazard, "code": o.code, "service": o.service,
                              "people": o.people, "position": o.position} for o in self.config.objects],
                 "streams": self.journal.epochs(),
-                "promises": {"commit_s": self.journal.commit_s}}
+                "promises": {"commit_s": self.journal.commit_s}, "nonce": self.nonce}
 
     # --- the installer's side
 

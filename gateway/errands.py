@@ -69,8 +69,14 @@ class Errands:
 
     # --- commands
 
-    def ask(self, request: dict[str, Any]) -> Reply | Callable[[], Reply | None]:
-        """Handle ``{"do": "wire", "kind": …, "device": …}``: read_now, pace, write or act."""
+    def order(self, request: dict[str, Any], answer: Callable[[Reply], None]) -> None:
+        """Like `ask`, for who cannot wait: `answer` is called once, from any thread."""
+        if isinstance(refused := self.ask(request, answer), dict):
+            answer(refused)
+
+    def ask(self, request: dict[str, Any], heard: Callable[[Reply], None] = lambda _: None,
+            ) -> Reply | Callable[[], Reply | None]:
+        """Handle ``{"do": "wire", "kind": …, "device": …}``: read_now, pace, write or act; `heard` gets its result."""
         kind, device = request.get("kind"), request.get("device")
         wire = self._devices.get(str(device))
         if kind not in KINDS:
@@ -97,6 +103,7 @@ class Errands:
             if kind in RECORDED:
                 self._tell(command, result, who)
             results.append(result)
+            heard(_reply(result))
 
         wire.driver.submit(command, done)
         return lambda: _reply(results[0]) if results else None

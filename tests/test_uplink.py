@@ -1,212 +1,29 @@
 """The uplink against a real broker: what is settled, what is kept, in which order, and what is said when it fails."""
 
-import json
 import logging
 import random
 import socket
 import threading
 import time
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
 
-import numpy as np
 import pytest
-from paho.mqtt.client import Client
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from gateway.config import Platform, Tls
+from gateway.config import Tls
 from gateway.journal.journal import Journal
 from gateway.journal.rows import decode, decode_events
-from gateway.model import SAMPLE, Colour, Door, Event, Inventory, InventoryPoint, Present, PresentObject, Row
+from gateway.model import Colour, Door, Present, PresentObject
 from gateway.uplink.profile import Part
-from gateway.uplink.profiles.default import Default
-from gateway.uplink.uplink import Sources, Uplink
 from gateway.uplink.walk import Walk
 from hil.broker import Broker, Security, find_mosquitto, free_port
 from hil.certificates import Authority
 from hil.county import County
 from hil.proxy import Proxy
+from tests.uplink_site import BOOT, INVENTORY, Memory, event, listener, samples, until, uplink
 
 if find_mosquitto() is None:
     pytest.fail("mosquitto is not installed: these tests talk to a real broker (apt-get install mosquitto)",
                 pytrace=False)
-
-BOOT = "boot-1"
-INVENTORY = Inventory(5, (InventoryPoint(point="crack-1", name="1号裂缝", object="slope", unit="mm", resolution=0.01,
-                                         poll_s=1, report_every_s=0),))
-
-
-class Backlog(NamedTuple):
-    rows: int
-    records: int
-
-
-class Verdict(NamedTuple):
-    refused: str = ""
-    again: bool = False
-
-
-class Memory:
-    """A journal in memory, with the uplink's Reader."""
-
-    def __init__(self):
-        self.streams = {}
-        self.decoded = {}
-        self.settled = {}
-        self.commits, self._seen = 0, -1
-        self.news = threading.Condition()
-        self.reads = self.rewound = 0
-        self.receipts, self.offsets = [], {}
-        self.verdict = Verdict()
-
-    def door(self):
-        return Door(BOOT, time.time_ns() // 1_000_000 - round(time.monotonic() * 1000), "synced")
-
-    def commit(self, *bodies, lane="data", epoch="e1", door=None, seq=None):
-        with self.news:
-            rows = self.streams.setdefault((epoch, lane), {})
-            for body in bodies:
-                seq = seq or max(rows, default=0) + 1
-                rows[seq] = Row(epoch=epoch, lane=lane, seq=seq, inventory=5, door=door or self.door(), body=b"",
-                                count=1 if body is ValueError else len(body))
-                self.decoded[epoch, lane, seq] = body
-                seq = None
-            self.commits += 1
-            self.news.notify_all()
-
-    def decode(self, row):
-        body = self.decoded[row.epoch, row.lane, row.seq]
-        if body is ValueError:
-            raise ValueError("damaged")
-        return body
-
-    def heads(self):
-        with self.news:
-            return {stream: max(rows) for stream, rows in self.streams.items()}
-
-    def pending(self, lanes=("alarm", "event", "data"), *, after=None, until=None, limit=100):
-        with self.news:
-            self._seen = self.commits
-            self.reads += bool(lanes)
-            out = []
-            for stream, rows in self.streams.items():
-                if stream[1] in lanes:
-                    first, last = (after or {}).get(stream, 0), (until or {}).get(stream, 1 << 40)
-                    done = self.settled.get(stream, ())
-                    out += [row for seq, row in rows.items() if first < seq <= last and seq not in done]
-            return out[:limit]
-
-    def settle(self, epoch, lane, seqs):
-        with self.news:
-            self.settled.setdefault((epoch, lane), set()).update(seqs)
-
-    confirms = False
-
-    def stored(self, epoch, lane, up_to, ranges):
-        self.receipts.append((epoch, lane, up_to, tuple(ranges)))
-        return self.verdict
-
-    def replay(self, epoch, lane, ranges):
-        with self.news:
-            asked = {seq for a, b in ranges for seq in range(a, b + 1)}
-            kept = asked & set(self.streams.get((epoch, lane), ()))
-            self.settled.get((epoch, lane), set()).difference_update(kept)
-            return [(n, n) for n in sorted(kept)], [(n, n) for n in sorted(asked - kept)]
-
-    def rewind(self):
-        self.rewound += 1
-        return False
-
-    def offset(self, boot):
-        return self.offsets.get(boot)
-
-    def wait(self, timeout_s):
-        with self.news:
-            return self.news.wait_for(lambda: self.commits != self._seen, timeout_s)
-
-    def inventory(self, n):
-        return INVENTORY if n == 5 else None
-
-    def backlog(self):
-        with self.news:
-            return Backlog(*map(sum, zip((0, 0), *((1, r.count) for s, rows in self.streams.items()
-                                                   for r in rows.values() if r.seq not in self.settled.get(s, ())),
-                                         strict=True)))
-
-    def count_settled(self, lane="data", epoch="e1"):
-        return len(self.settled.get((epoch, lane), ()))
-
-
-def samples(*values):
-    out = np.zeros(len(values), SAMPLE)
-    out["t_ms"], out["flag"], out["value"] = round(time.monotonic() * 1000), 1, values
-    return out
-
-
-def event(n, kind="alarm.raised", age_s=0.0):
-    return [Event(id=f"ev-{n}", kind=kind, t_ms=round((time.monotonic() - age_s) * 1000), object="slope", alarm="a1",
-                  text_zh="后山滑坡：红色预警", text_en="slope: red")]
-
-
-def until(condition, timeout_s=15.0, what=""):
-    """Wait for a condition; a deadline instead of a sleep."""
-    end = time.monotonic() + timeout_s
-    while not (got := condition()):
-        assert time.monotonic() < end, f"not within {timeout_s} s: {what or condition}"
-        time.sleep(0.005)
-    return got
-
-
-@contextmanager
-def uplink(memory, port, present=lambda: None, password=None, reader=None, decode=None, **platform):
-    """A running uplink: the object, its reports; stopped in order at the end."""
-    reports = []
-    platform = {"id": "county", "host": "127.0.0.1", "warn_every_s": 5, **platform}
-    up = Uplink(Platform(port=port, **platform), Default("mingluo", "gw-1", {"crack-1": "1号裂缝"}), Sources(
-        reader=reader or memory, decode=decode or memory.decode, present=present, door=memory.door,
-        birth=lambda: {"name": "雷家山监测站"}, health=lambda: {"well": True},
-        report=lambda kind, why: reports.append((kind, why))), password, time.monotonic, random.Random(1))
-    stop, errors = threading.Event(), []
-
-    def run():
-        try:
-            while not stop.is_set():
-                up.step(0.2)
-            up.close()
-        except BaseException as error:
-            errors.append(error)
-            raise
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    up.halt = lambda: (stop.set(), thread.join(10))
-    try:
-        yield up, reports
-    finally:
-        stop.set()
-        thread.join(10)
-        up.close()
-        assert not errors
-        assert not thread.is_alive()
-
-
-@contextmanager
-def listener(port, topic="mingluo/1/#"):
-    """A bare subscriber: (topic, payload, retained flag) in order of arrival."""
-    got, ready = [], threading.Event()
-    client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
-    client.on_connect = lambda c, *_: c.subscribe(topic, 1)
-    client.on_subscribe = lambda *_: ready.set()
-    client.on_message = lambda _c, _d, m: got.append((m.topic.split("gw-1/")[1], json.loads(m.payload), m.retain))
-    client.connect("127.0.0.1", port)
-    client.loop_start()
-    assert ready.wait(5)
-    try:
-        yield got
-    finally:
-        client.disconnect()
-        client.loop_stop()
-
 
 @pytest.fixture
 def broker(tmp_path):
