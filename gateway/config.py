@@ -224,8 +224,8 @@ class Platform(_Part, frozen=True, kw_only=True):
     warn_every_s: Annotated[float, Meta(ge=1, le=3600)] = 60.0
     diag_every_s: Annotated[float, Meta(ge=10, le=86400)] = 60.0
     """The whole of `status`: on a metered SIM the dearest of all messages."""
-    backlog_messages_per_s: Annotated[float, Meta(gt=0, le=1000)] = 20.0
-    backlog_bytes_per_s: Annotated[float, Meta(gt=0)] = 1_000_000.0
+    backlog_messages_per_s: Annotated[float, Meta(gt=0, le=10000)] = 100.0
+    backlog_bytes_per_s: Annotated[float, Meta(gt=0)] = 2_000_000.0
     cap_mb_day: Annotated[float, Meta(gt=0)] | None = None
     """Beyond 80 % of it only what is urgent is told in full, beyond it only alarms and events; 1 MB = 10^6 bytes."""
     links: tuple[Link, ...] = ()

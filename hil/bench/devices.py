@@ -1,8 +1,8 @@
 """Many Modbus TCP devices in one cheap process, which counts what it truly said.
 
 Owns: HOSTS listening ports with UNITS devices each. Promises: every answer's first register is the number of the
-answer of that device (from 1, 16 bits), so that each can be looked for at the far end; the others wander. Never:
-checks more of a request than it must: this is load, `hil.slaves` is the devices.
+answer of that device (from 1, 16 bits), so that each can be looked for at the far end; the others wander, on every
+host differently. Never: checks more of a request than it must: this is load, `hil.slaves` is the devices.
 
 Usage: python -m hil.bench.devices HOSTS UNITS REGISTERS
 Prints its ports, then answers ``count`` and ``mute`` (answer nobody from now on) with the answers a device has given.
@@ -23,9 +23,9 @@ _ANSWER = struct.Struct(">HHHBBBH")
 _IMAGES = 61
 
 
-def _images(registers: int) -> list[bytes]:
+def _images(registers: int, host: int) -> list[bytes]:
     """Registers after the first, in steps of a slow random walk that ends where it begins."""
-    rng = random.Random(7)
+    rng = random.Random(host)
     steps = [[rng.randrange(-2, 3) for _ in range(registers - 1)] for _ in range(_IMAGES // 2)]
     now, out = [1000] * (registers - 1), []
     for step in [*steps, *[[-s for s in step] for step in steps]]:
@@ -36,9 +36,9 @@ def _images(registers: int) -> list[bytes]:
 
 def main(hosts: int, units: int, registers: int) -> None:
     """Serve until standard input ends."""
-    images = _images(registers)
+    images = [_images(registers, host) for host in range(hosts)]
     said = [[0] * (units + 1) for _ in range(hosts)]
-    ears, size, width = selectors.DefaultSelector(), 2 * registers, len(images)
+    ears, size, width = selectors.DefaultSelector(), 2 * registers, _IMAGES // 2 * 2
     servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(hosts)]
     for host, server in enumerate(servers):
         ears.register(server, selectors.EVENT_READ, (host, None))
@@ -74,7 +74,7 @@ def main(hosts: int, units: int, registers: int) -> None:
                     number, _, _, unit, function, _, _ = _REQUEST.unpack_from(asked, at)
                     counts[unit] = count = counts[unit] + 1
                     out += _ANSWER.pack(number, 0, size + 3, unit, function, size, count & 0xFFFF) + \
-                        images[(count + 7 * unit) % width]
+                        images[host][(count + 7 * unit) % width]
                 link.sendall(out)
 
 

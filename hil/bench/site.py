@@ -102,11 +102,12 @@ def write(folder: Path, site: dict[str, Any], registers: int) -> Path:
 
 
 def load_site(load: Load, ports: list[int], mqtt_port: int, folder: Path, staging: Path, *, commit_s: float,
-              detector: bool) -> dict[str, Any]:
-    """Return the whole configuration."""
+              detector: bool, platform: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the whole configuration; `platform`: more of its keys."""
     return {
         "version": 1, "gateway": {"id": "bench", "name": "压测 bench"}, "wires": wires(load, ports),
-        "objects": objects(load), "platforms": [{"id": "county", "host": "127.0.0.1", "port": mqtt_port}],
+        "objects": objects(load),
+        "platforms": [{"id": "county", "host": "127.0.0.1", "port": mqtt_port} | (platform or {})],
         "journal": {"folder": str(folder / "state"), "staging": str(staging), "commit_s": commit_s},
         "control": {"socket": str(folder / "control.sock")}, "detector": {"enabled": detector},
     }
