@@ -154,6 +154,10 @@ class Row(Struct, frozen=True, kw_only=True):
     door: Door
     count: int
     body: bytes
+    thinned: Literal["", "thin", "aggregate"] = ""
+    """What was done to it when room ran out, before anybody had it: some readings left, or their extremes and mean."""
+    of: int = 0
+    """How many Records it had before that."""
 
 
 class Why(Struct, frozen=True, kw_only=True):

@@ -24,6 +24,8 @@ class Committed(Struct, frozen=True):
     ages: Mapping[str, int] = {}
     """Epoch → its number, 1 the oldest."""
     file_bytes: int = 0
+    boots: Mapping[str, tuple[int, float]] = {}
+    """Boot → clock offset and error in ms, where they became known."""
 
     def aged(self, lane: Lane) -> list[Stream]:
         """The streams of one lane, oldest epoch first."""

@@ -1,36 +1,54 @@
 """Who has had what.
 
-Owns: the cursors of all platforms, and which of them moved since they were saved. Promises: what was trimmed or lost
-is settled, so that nobody waits for it; whoever missed it is named. Never: does I/O, saves.
+Owns: the deliveries of all platforms, and which of them moved since they were saved. Promises: what was trimmed or lost
+is settled, so that nobody waits for it; whoever missed it is named; a receipt is believed only for rows that were sent.
+Never: does I/O, saves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
+from msgspec import Struct
 
-from gateway.journal.cursors import Cursor, Saved
+from gateway.journal.cursors import Cursor, Delivery, Saved, Spans
 from gateway.journal.gaps import Gap
 from gateway.journal.rows import Stream
 from gateway.journal.state import Extent
 
+_MOST_RANGES = 1000
+
+
+class Receipt(Struct, frozen=True):
+    """What a platform's receipt led to."""
+
+    refused: str = ""
+    """Why it is not believed; empty when it is."""
+    again: bool = False
+    """Rows it had confirmed are gone from its database, and pending again."""
+
 
 class Deliveries:
-    """Cursors by platform and stream. One thread at a time (the journal's lock)."""
+    """Deliveries by platform and stream. One thread at a time (the journal's lock)."""
 
     def __init__(self, platforms: Iterable[str]) -> None:
         self.platforms = tuple(platforms)
+        self.confirms: tuple[str, ...] = ()
+        """Platforms that have ever confirmed storage."""
         self.moved: set[tuple[str, Stream]] = set()
-        self._cursors: dict[tuple[str, Stream], Cursor] = {}
+        self._deliveries: dict[tuple[str, Stream], Delivery] = {}
         self._streams: Mapping[Stream, Extent] = {}
+        self._doubts: dict[tuple[str, Stream], Cursor] = {}
 
-    def follow(self, cursors: dict[tuple[str, Stream], Cursor], streams: Mapping[Stream, Extent]) -> None:
-        """Go on with the cursors of a file, and with what it holds; what memory knows is newer."""
-        if cursors is not self._cursors:
-            cursors.update(self._cursors)
-            self.moved.update(self._cursors)
-            self._cursors = cursors
+    def follow(self, deliveries: dict[tuple[str, Stream], Delivery], streams: Mapping[Stream, Extent],
+               confirms: Iterable[str] = ()) -> None:
+        """Go on with the deliveries of a file, and with what it holds; what memory knows is newer."""
+        if deliveries is not self._deliveries:
+            deliveries.update(self._deliveries)
+            self.moved.update(self._deliveries)
+            self._deliveries = deliveries
+            self.confirms = tuple(dict.fromkeys((*self.confirms, *confirms)))
         self._streams = streams
 
     def know(self, platform: str) -> None:
@@ -38,34 +56,97 @@ class Deliveries:
         if platform not in self.platforms:
             self.platforms = (*self.platforms, platform)
 
-    def _of(self, platform: str, stream: Stream) -> Cursor:
-        cursor = self._cursors.get((platform, stream))
-        if cursor is None:
-            cursor = self._cursors[platform, stream] = Cursor()
+    def _of(self, platform: str, stream: Stream) -> Delivery:
+        delivery = self._deliveries.get((platform, stream))
+        if delivery is None:
+            delivery = self._deliveries[platform, stream] = Delivery()
         extent = self._streams.get(stream)
-        if extent is not None and cursor.low < extent.oldest - 1:
-            cursor.add(cursor.low + 1, extent.oldest - 1)  # trimmed: gone or told as a gap
-        return cursor
+        if extent is not None and min(delivery.sent.low, delivery.stored.low) < extent.oldest - 1:
+            delivery.add(1, extent.oldest - 1)  # trimmed: gone or told as a gap
+        return delivery
 
     def settle(self, platform: str, stream: Stream, seqs: Iterable[int]) -> None:
-        """The platform has these rows."""
-        cursor = self._of(platform, stream)
+        """The platform was sent these rows."""
+        sent = self._of(platform, stream).sent
         for seq in seqs:
-            cursor.add(seq, seq)
+            sent.add(seq, seq)
         self.moved.add((platform, stream))
 
-    def missing(self, platform: str, stream: Stream, first: int, last: int) -> list[tuple[int, int]]:
-        """Spans of first…last that the platform has not settled."""
-        return list(self._of(platform, stream).missing(first, last))
+    def store(self, platform: str, stream: Stream, up_to: int, ranges: Sequence[tuple[int, int]]) -> Receipt:
+        """Take a receipt: the platform's database holds the stream up to `up_to`, and the ranges above.
+
+        Less than it once confirmed is a restored database, and counts when it is said twice in a row: of two consumers
+        that share the work the slower one's receipt may arrive last.
+        """
+        key = (platform, stream)
+        if stream not in self._streams:
+            return Receipt() if up_to <= 0 and not ranges else Receipt("no such epoch is kept here")
+        if len(ranges) > _MOST_RANGES or any(a > b for a, b in ranges):
+            return Receipt(f"at most {_MOST_RANGES} ranges, each ascending, were expected")
+        claimed, delivery = Cursor(max(0, up_to)), self._of(platform, stream)
+        claimed.add_all(ranges)
+        for first, last in claimed.spans():
+            if beyond := next(delivery.sent.missing(first, last), None):
+                return Receipt(f"row {beyond[0]} was never sent")
+        extent = self._streams[stream]
+        claimed.add(1, extent.oldest - 1)
+        again, doubt = False, self._doubts.pop(key, None)
+        if (absent := _minus(delivery.stored, claimed)) and doubt is not None:
+            for a, b in absent:
+                for first, last in list(doubt.missing(a, b)):
+                    delivery.sent.remove(first, last)
+                    delivery.stored.remove(first, last)
+                    again = True
+            absent = _minus(delivery.stored, claimed)
+        if absent:
+            self._doubts[key] = claimed
+        delivery.stored.add_all(claimed.spans())
+        self.moved.add(key)
+        if platform not in self.confirms:
+            self.confirms = (*self.confirms, platform)
+        return Receipt(again=again)
+
+    def replay(self, platform: str, stream: Stream, ranges: Sequence[tuple[int, int]]) -> tuple[Spans, Spans]:
+        """Let rows be pending again. Returns what will come, and what is not kept; seqs never given are neither."""
+        extent = self._streams.get(stream)
+        if extent is None:
+            return [], [(a, b) for a, b in ranges if a <= b]
+        delivery, again, gone = self._of(platform, stream), Cursor(), Cursor()
+        for first, last in ranges[:_MOST_RANGES]:
+            first, last = max(1, first), min(last, extent.next - 1)
+            gone.add(first, min(last, extent.oldest - 1))
+            again.add(max(first, extent.oldest), last)
+        for first, last in again.spans():
+            delivery.sent.remove(first, last)
+            delivery.stored.remove(first, last)
+        self.moved.add((platform, stream))
+        return list(again.spans()), list(gone.spans())
+
+    def rewind(self, platform: str) -> bool:
+        """What was sent and not stored is pending again, if the platform confirms. Whether there is any."""
+        if platform not in self.confirms:
+            return False
+        again = False
+        for stream, extent in self._streams.items():
+            delivery = self._of(platform, stream)
+            if delivery.stored.lacking(1, extent.next - 1) > delivery.sent.lacking(1, extent.next - 1):
+                delivery.sent = delivery.stored.copy()
+                self.moved.add((platform, stream))
+                again = True
+        return again
+
+    def missing(self, platform: str, stream: Stream, first: int, last: int) -> Spans:
+        """Spans of first…last that the platform was not sent."""
+        return list(self._of(platform, stream).sent.missing(first, last))
 
     def backlog(self, platform: str) -> int:
-        """Rows the platform has not settled."""
-        return sum(self._of(platform, s).lacking(e.oldest, e.next - 1) for s, e in self._streams.items())
+        """Rows the platform was not sent."""
+        return sum(self._of(platform, s).sent.lacking(e.oldest, e.next - 1) for s, e in self._streams.items())
 
     def addressed(self, gap: Gap) -> Gap:
         """The gap, naming who misses it."""
         return msgspec.structs.replace(gap, platforms=tuple(
-            p for p in self.platforms if self._of(p, (gap.epoch, gap.lane)).lacking(gap.first, gap.last)))
+            p for p in self.platforms if self._of(p, (gap.epoch, gap.lane)).sent.lacking(gap.first, gap.last)))
 
     def write_off(self, gap: Gap) -> None:
         """Nobody waits for these rows any more."""
@@ -76,15 +157,20 @@ class Deliveries:
     def trimmed(self) -> list[Gap]:
         """Unsettled rows below the oldest one: trimmed in the very last group, whose gap had no time to be written."""
         lost: dict[Stream, tuple[int, tuple[str, ...]]] = {}
-        for (platform, stream), cursor in self._cursors.items():
-            extent = self._streams.get(stream)
-            if extent is not None and platform in self.platforms and cursor.lacking(1, extent.oldest - 1):
-                first, who = lost.get(stream, (cursor.low + 1, ()))
-                lost[stream] = (min(cursor.low + 1, first), (*who, platform))
+        for (platform, stream), delivery in self._deliveries.items():
+            extent, sent = self._streams.get(stream), delivery.sent
+            if extent is not None and platform in self.platforms and sent.lacking(1, extent.oldest - 1):
+                first, who = lost.get(stream, (sent.low + 1, ()))
+                lost[stream] = (min(sent.low + 1, first), (*who, platform))
         return [Gap(stream[0], stream[1], first, self._streams[stream].oldest - 1, None, "quota", who)
                 for stream, (first, who) in lost.items()]
 
     def take_moved(self) -> dict[tuple[str, Stream], Saved]:
-        """What is to be saved. A cursor whose epoch was forgotten meanwhile is not."""
+        """What is to be saved. A delivery whose epoch was forgotten meanwhile is not."""
         moved, self.moved = self.moved, set()
-        return {key: cursor.saved() for key in sorted(moved) if (cursor := self._cursors.get(key))}
+        return {key: delivery.saved() for key in sorted(moved) if (delivery := self._deliveries.get(key))}
+
+
+def _minus(one: Cursor, other: Cursor) -> Spans:
+    """What `one` has and `other` has not."""
+    return [span for first, last in one.spans() for span in other.missing(first, last)]

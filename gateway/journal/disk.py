@@ -17,7 +17,7 @@ from pathlib import Path
 from gateway.journal.claim import claim
 from gateway.journal.gaps import Gap
 from gateway.journal.salvage import salvage
-from gateway.journal.store import Store, family, is_damage, move_aside
+from gateway.journal.store import NewerError, Store, family, is_damage, move_aside
 from gateway.journal.transaction import Changes
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Disk:
     def attach(self) -> tuple[str, list[Gap]]:
         """Open the file; a damaged one is moved aside and searched.
 
-        Returns "salvaged" or "", and what the salvage knows to be missing.
+        Returns "salvaged", "newer" or "", and what the salvage knows to be missing.
 
         Raises:
             BlockingIOError: another process has the folder.
@@ -58,6 +58,13 @@ class Disk:
             self._folder_fd = claim(self.path.parent)
         try:
             self.store = Store(self.path, self._max_bytes)
+        except NewerError as error:
+            aside = move_aside(self.path, f"newer-{self._word()}")
+            log.error("journal of a newer program path=%s error=%s action=begin a new one aside=%s", self.path, error,
+                      aside)
+            self.store = Store(self.path, self._max_bytes)
+            self.generation += 1
+            return "newer", []
         except sqlite3.Error as error:
             if not is_damage(error):
                 raise

@@ -11,13 +11,25 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 
+from msgspec import structs
+
 from gateway.journal.gaps import Gap
 from gateway.journal.records import Stored
 from gateway.journal.rows import SAMPLE_BYTES, Identity, Part, encode, pack_events
 from gateway.model import LANES, Door, Event, Lane, Row, Samples
 
 ROW_BYTES = 4096
-"""What a compressed data row should stay under: one flash page, one comfortable message."""
+"""What a row's body stays within: one flash page."""
+EVENT_BYTES = 32_000
+"""What a single event may take; the reasons of a longer one are cut."""
+_SURE = 190
+"""So many readings fit ROW_BYTES whatever they are."""
+_MOST = 256
+"""So many readings fit a message of 32 kB, each by its name in plain JSON."""
+_WORST_BYTES = 21
+"""Of a reading that does not compress."""
+_SLACK_BYTES = 64
+"""Of ROW_BYTES: how much worse than nothing zlib may do."""
 _OFFSET_MS = 1000
 """A wall clock that moved further than this is another header."""
 
@@ -25,7 +37,8 @@ _OFFSET_MS = 1000
 class Pending:
     """One row that is not committed."""
 
-    __slots__ = ("base", "body", "count", "door", "epoch", "first_s", "inventory", "lane", "parts", "seq", "size")
+    __slots__ = ("base", "body", "count", "door", "epoch", "first_s", "inventory", "lane", "most", "parts", "seq",
+                 "size")
 
     def __init__(self, epoch: str, lane: Lane, seq: int, base: int, inventory: int, door: Door, first_s: float) -> None:
         self.epoch, self.lane, self.seq, self.base = epoch, lane, seq, base
@@ -33,6 +46,8 @@ class Pending:
         self.parts: list[bytes] = []
         self.count = 0
         self.size = 0
+        self.most = _SURE
+        """Readings it may hold, as far as is known by now."""
         self.body: bytes | None = None
 
     @property
@@ -45,9 +60,16 @@ class Pending:
         part = Part(self.epoch, self.lane, self.seq, len(self.parts), self.base, self.inventory, self.door, count,
                     payload)
         self.parts.append(payload)
+        self.body = None
         self.count += count
         self.size += len(payload)
         return part
+
+    def full(self) -> bool:
+        """Look how well a data row compresses, and let it grow into what is left; True when nothing is."""
+        self.body = encode(b"".join(self.parts), self.lane)
+        self.most = min(_MOST, self.count + max(0, ROW_BYTES - _SLACK_BYTES - len(self.body)) // _WORST_BYTES)
+        return self.most <= self.count
 
     def staged(self) -> tuple[Part, ...]:
         """All parts, to be staged again. Counts are only kept for the whole, so the first carries it."""
@@ -61,6 +83,25 @@ class Pending:
         row = Row(epoch=self.epoch, lane=self.lane, seq=self.seq, inventory=self.inventory, door=self.door,
                   count=self.count, body=self.body)
         return Stored(row, self.base + self.count)
+
+
+def _payloads(events: Sequence[Event]) -> Iterator[tuple[bytes, int]]:
+    """Packed events and how many they are, in pieces of ROW_BYTES; a long event has one of its own."""
+    group: list[Event] = []
+    size = 0
+    for event in events:
+        packed = len(pack_events([event]))
+        if packed > EVENT_BYTES:
+            why = {"cut": f"reasons of {packed} bytes were left out", "keys": sorted(event.why)[:20]}
+            event = structs.replace(event, why=why, text_zh=event.text_zh[:1000], text_en=event.text_en[:1000])
+            packed = len(pack_events([event]))
+        if group and size + packed > ROW_BYTES - 100:
+            yield pack_events(group), len(group)
+            group, size = [], 0
+        group.append(event)
+        size += packed
+    if group:
+        yield pack_events(group), len(group)
 
 
 def _differs(old: Door, new: Door) -> bool:
@@ -82,7 +123,6 @@ class Intake:
         self.bytes = 0
         """Payload bytes of all of them."""
         self.dropped_rows = self.dropped_records = 0
-        self._most = 300
 
     def _new(self, lane: Lane, inventory: int, door: Door, at_s: float) -> Pending:
         row = Pending(self.epoch, lane, self.next[lane], self.total[lane], inventory, door, at_s)
@@ -101,26 +141,28 @@ class Intake:
         while at < len(raw):
             if row is None:
                 row = self.growing = self._new("data", inventory, door, at_s)
-            end = at + max(1, self._most - row.count) * SAMPLE_BYTES
+            end = at + (row.most - row.count) * SAMPLE_BYTES
             piece = raw if at == 0 and end >= len(raw) else raw[at:end]
             count = len(piece) // SAMPLE_BYTES
             parts.append(row.grow(piece, count))
             self.total["data"] += count
             at += len(piece)
-            if row.count >= self._most:
+            if row.count >= row.most and row.full():
                 self.close()
                 row = None
         self.bytes += len(raw)
         return parts
 
-    def add_events(self, door: Door, inventory: int, lane: Lane, events: Sequence[Event], at_s: float) -> Part:
-        """One closed row of events."""
-        row = self._new(lane, inventory, door, at_s)
-        part = row.grow(pack_events(events), len(events))
-        self.total[lane] += len(events)
-        self.bytes += row.size
-        self.urgent.append(row)
-        return part
+    def add_events(self, door: Door, inventory: int, lane: Lane, events: Sequence[Event], at_s: float) -> list[Part]:
+        """Closed rows of events, as many as their size asks for."""
+        parts = []
+        for payload, count in _payloads(events):
+            row = self._new(lane, inventory, door, at_s)
+            parts.append(row.grow(payload, count))
+            self.total[lane] += count
+            self.bytes += row.size
+            self.urgent.append(row)
+        return parts
 
     def close(self) -> None:
         """The growing row is full, old enough, or its header no longer holds."""
@@ -151,14 +193,10 @@ class Intake:
         self.data.extendleft(reversed([row for row in rows if row.lane == "data"]))
 
     def done(self) -> list[Pending]:
-        """What was in flight is committed. Learns how small readings compress, so that the next row fits ROW_BYTES."""
+        """What was in flight is committed."""
         rows, self.flight = self.flight, []
         for row in rows:
             self.bytes -= row.size
-        data = [row for row in rows if row.lane == "data" and row.body]
-        if data:
-            worst = max(len(row.body or b"") / row.count for row in data if row.count)
-            self._most = max(100, min(1024, int(ROW_BYTES * 0.9 / max(worst, 1.0))))
         return rows
 
     def shed(self, most_bytes: int) -> list[tuple[Pending, Gap]]:

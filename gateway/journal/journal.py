@@ -120,6 +120,7 @@ class Journal:
         ledger = self._ledger
         with ledger.lock:
             ledger.door, ledger.inventories.current = door, inventory
+            ledger.date(events)
             parts: list[Part] = []
             intake = ledger.intake
             wake = bool(events)
@@ -130,7 +131,7 @@ class Journal:
             for lane in _EVENT_LANES if events else ():
                 mine = [e for e in events if e.kind.startswith("alarm.") == (lane == "alarm")]
                 if mine:
-                    parts.append(intake.add_events(door, inventory, lane, mine, at))
+                    parts += intake.add_events(door, inventory, lane, mine, at)
             changed = None
             if latch is not None and (ledger.latch is None or latch != ledger.latch.state):
                 utc = int(at * 1000) + door.offset_ms if door.trust != "unset" else None

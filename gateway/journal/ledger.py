@@ -10,11 +10,12 @@ Methods that say so are called with `lock` held; the others take it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from gateway.journal.committed import Committed
-from gateway.journal.deliveries import Deliveries
+from gateway.journal.cursors import Spans
+from gateway.journal.deliveries import Deliveries, Receipt
 from gateway.journal.entries import FORMAT, Group, Head, Latch
 from gateway.journal.gaps import Gap, Untold
 from gateway.journal.intake import Intake
@@ -44,6 +45,8 @@ class Ledger:
         """Rows whose checksum does not hold, still in the file."""
         self.door = Door(boot, 0, "unset")
         self.latch: Latch | None = None
+        self.undated: dict[str, tuple[int, float]] = {}
+        """Clock offsets that became known and are not saved yet."""
         self.committed = Committed()
         self.commits = 0
         self._told = threading.Condition(self.lock)
@@ -57,10 +60,11 @@ class Ledger:
 
     def publish(self, store: Store, file_bytes: int) -> None:
         """With the lock: show what the disk has now."""
-        self.deliveries.follow(store.cursors, store.streams)
+        self.deliveries.follow(store.cursors, store.streams, store.state.confirms)
         self.inventories.learn(store.inventories.values())
         self.committed = Committed(store.state, store.streams,
-                                   {name: epoch.number for name, epoch in store.epochs.items()}, file_bytes)
+                                   {name: epoch.number for name, epoch in store.epochs.items()}, file_bytes,
+                                   {boot: (d.offset_ms, d.error_ms) for boot, d in store.kept.boots.items()})
 
     def commit_done(self) -> None:
         """With the lock: wake the readers."""
@@ -89,10 +93,43 @@ class Ledger:
         return f"{self.intake.epoch}-j{self.intake.next['event']}"
 
     def _record(self, event: Event, at_s: float) -> None:
-        part = self.intake.add_events(self.door, self.inventories.current, "event", [event], at_s)
-        self.shadow.stage(Group(int(at_s * 1000), (part,), None))
+        parts = self.intake.add_events(self.door, self.inventories.current, "event", [event], at_s)
+        self.shadow.stage(Group(int(at_s * 1000), tuple(parts), None))
+
+    def date(self, events: Iterable[Event]) -> None:
+        """With the lock: remember what a boot's clock was worth, where an event tells."""
+        for event in events:
+            if event.kind == "clock.offset" and event.why.get("trust") != "unset":
+                boot, offset_ms, error_ms = (event.why.get(key) for key in ("boot", "offset_ms", "error_ms"))
+                if isinstance(boot, str) and isinstance(offset_ms, int):
+                    self.undated[boot] = (offset_ms, float(error_ms or 0.0))
+
+    def dated(self, boots: Mapping[str, tuple[int, float]]) -> None:
+        """With the lock: these are saved."""
+        for boot, dating in boots.items():
+            if self.undated.get(boot) == dating:
+                del self.undated[boot]
 
     # ---- for readers
+
+    def offset(self, boot: str) -> tuple[int, float] | None:
+        """Clock offset of a boot and its error in ms, once they are known."""
+        return self.undated.get(boot) or self.committed.boots.get(boot)
+
+    def stored(self, platform: str, stream: Stream, up_to: int, ranges: Sequence[tuple[int, int]]) -> Receipt:
+        """The platform's database holds these rows of the stream."""
+        with self.lock:
+            return self.deliveries.store(platform, stream, up_to, ranges)
+
+    def replay(self, platform: str, stream: Stream, ranges: Sequence[tuple[int, int]]) -> tuple[Spans, Spans]:
+        """The platform asks for rows once more."""
+        with self.lock:
+            return self.deliveries.replay(platform, stream, ranges)
+
+    def rewind(self, platform: str) -> bool:
+        """What was sent and not confirmed may be lost."""
+        with self.lock:
+            return self.deliveries.rewind(platform)
 
     def settle(self, platform: str, stream: Stream, seqs: Iterable[int]) -> None:
         """The platform has these rows. Saved with the next group; a crash before means they are sent again."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
-from gateway.journal.cursors import Cursor
+from gateway.journal.cursors import Delivery
 from gateway.journal.records import PAGE_BYTES, Stored
 from gateway.journal.rows import Stream
 from gateway.journal.state import Epoch, Extent
@@ -33,17 +33,23 @@ def rows_to_go(used_pages: int, cap_pages: int, coming: Sequence[Stored]) -> int
     return min(over + 8, need + 64) if over > 0 else 0
 
 
-def cuts(streams: Mapping[Stream, Extent], epochs: Mapping[str, Epoch], cursors: Mapping[tuple[str, Stream], Cursor],
-         platforms: Sequence[str], cap_pages: int) -> Iterator[Cut]:
-    """Where to take rows from, first choice first; `streams` may shrink between one cut and the next."""
+def cuts(streams: Mapping[Stream, Extent], epochs: Mapping[str, Epoch], cursors: Mapping[tuple[str, Stream], Delivery],
+         platforms: Sequence[str], cap_pages: int, confirms: frozenset[str] = frozenset()) -> Iterator[Cut]:
+    """Where to take rows from, first choice first; `streams` may shrink between one cut and the next.
 
-    def settled(stream: Stream) -> Cut:
-        lows = [c.low if (c := cursors.get((platform, stream))) else 0 for platform in platforms]
+    `confirms`: the platforms that confirm storage; of the others what was sent counts as stored.
+    """
+
+    def settled(stream: Stream, stored: bool = False) -> Cut:
+        had = [(p, cursors.get((p, stream))) for p in platforms]
+        lows = [0 if d is None else (d.stored if stored and p in confirms else d.sent).low for p, d in had]
         return Cut(stream, min([streams[stream].next - 1, *lows]), False)
 
     aged = sorted((s for s in streams if s[0] in epochs), key=lambda s: epochs[s[0]].number)
     data = [s for s in aged if s[1] == "data"]
     rest = [s for s in aged if s[1] != "data"]
+    if confirms:
+        yield from (settled(stream, stored=True) for stream in data)
     yield from map(settled, data)
     if sum(streams[s].bytes for s in rest) > cap_pages * PAGE_BYTES // 4:
         yield from map(settled, rest)

@@ -16,6 +16,8 @@ from typing import Any
 from msgspec import Struct
 
 from gateway.journal.committed import Committed
+from gateway.journal.cursors import Spans
+from gateway.journal.deliveries import Receipt
 from gateway.journal.disk import Disk
 from gateway.journal.ledger import Ledger
 from gateway.journal.records import COLUMNS, key_of, lane_seq, row_of
@@ -166,6 +168,27 @@ class Reader:
     def settle(self, epoch: str, lane: Lane, seqs: Iterable[int]) -> None:
         """The platform has these rows."""
         self._ledger.settle(self.platform, (epoch, lane), seqs)
+
+    def stored(self, epoch: str, lane: Lane, up_to: int, ranges: Sequence[tuple[int, int]]) -> Receipt:
+        """The platform's database holds the stream up to and including `up_to`, and the ranges above."""
+        return self._ledger.stored(self.platform, (epoch, lane), up_to, ranges)
+
+    def replay(self, epoch: str, lane: Lane, ranges: Sequence[tuple[int, int]]) -> tuple[Spans, Spans]:
+        """Let rows be pending again; returns what will come and what is not kept. Seqs never given are neither."""
+        return self._ledger.replay(self.platform, (epoch, lane), ranges)
+
+    def rewind(self) -> bool:
+        """What was sent and not confirmed is pending again, if the platform confirms; whether there is any."""
+        return self._ledger.rewind(self.platform)
+
+    @property
+    def confirms(self) -> bool:
+        """Whether the platform has ever confirmed storage."""
+        return self.platform in self._ledger.deliveries.confirms
+
+    def offset(self, boot: str) -> tuple[int, float] | None:
+        """Clock offset of a boot and its error in ms, once they are known."""
+        return self._ledger.offset(boot)
 
     def inventory(self, n: int) -> Inventory | None:
         """The inventory a row names."""

@@ -6,7 +6,7 @@ Promises: `row_of` gives a row whose checksum holds, or None. Never: runs a quer
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -14,12 +14,15 @@ from gateway.journal.rows import checksum
 from gateway.model import LANES, Door, Lane, Row, Trust
 
 PAGE_BYTES = 4096
-COLUMNS = "id, epoch, inventory, boot, offset_ms, trust, count, total, crc, body"
+COLUMNS = "id, epoch, inventory, boot, offset_ms, trust, count, total, crc, body, step, was"
 CREATE = ("CREATE TABLE rows (id INTEGER PRIMARY KEY, epoch TEXT NOT NULL, inventory INTEGER NOT NULL,"
           " boot TEXT NOT NULL, offset_ms INTEGER NOT NULL, trust TEXT NOT NULL, count INTEGER NOT NULL,"
-          " total INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL)")
-INSERT = f"INSERT OR IGNORE INTO rows ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?)"  # noqa: S608
+          " total INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL,"
+          " step INTEGER NOT NULL DEFAULT 0, was INTEGER NOT NULL DEFAULT 0)")
+INSERT = f"INSERT OR IGNORE INTO rows ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)"  # noqa: S608
 _SEQ_BITS = 40
+STEPS: tuple[Literal["", "thin", "aggregate"], ...] = ("", "thin", "aggregate")
+"""Row.thinned by the column `step`."""
 
 Record = tuple[Any, ...]
 """A row as SQLite gives it, in the order of COLUMNS."""
@@ -47,17 +50,17 @@ def record_of(stored: Stored, number: int) -> Record:
     """A row of epoch `number` as it is inserted."""
     row, door = stored.row, stored.row.door
     return (key_of(number, row.lane, row.seq), row.epoch, row.inventory, door.boot, door.offset_ms, door.trust,
-            row.count, stored.total, checksum(row, stored.total), row.body)
+            row.count, stored.total, checksum(row, stored.total), row.body, STEPS.index(row.thinned), row.of)
 
 
 def row_of(record: Record) -> Stored | None:
     """A row as read with COLUMNS, or None when its checksum says that it is not what was written."""
-    key, epoch, inventory, boot, offset_ms, trust, count, total, crc, body = record
+    key, epoch, inventory, boot, offset_ms, trust, count, total, crc, body, step, was = record
     try:
         _, lane, seq = lane_seq(key)
         known: Trust = trust
         row = Row(epoch=epoch, lane=lane, seq=seq, inventory=inventory, door=Door(boot, offset_ms, known), count=count,
-                  body=body)
+                  body=body, thinned=STEPS[step], of=was)
         return Stored(row, total) if checksum(row, total) == crc else None
     except (TypeError, IndexError, AttributeError, ValueError):
         return None

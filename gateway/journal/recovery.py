@@ -30,6 +30,8 @@ REASONS = {
                         "the journal is not the one last used (restored or copied): new numbering"),
     "salvaged": ("日志库损坏，已抢救可读部分，开始新的编号",
                  "the journal was damaged; what could be read was kept: new numbering"),
+    "newer": ("日志库由更新版本的程序写成，已移开保存，开始新的编号",
+              "the journal was written by a newer program and is kept aside: new numbering"),
     "unreachable": ("日志库无法打开，暂存于内存，开始新的编号",
                     "the journal cannot be opened; kept in memory: new numbering"),
     "renamed": ("网关编号已更改，开始新的编号", "the gateway has another id: new numbering"),

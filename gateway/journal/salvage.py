@@ -25,9 +25,9 @@ from gateway.journal.store import Store
 
 log = logging.getLogger(__name__)
 
-_ONE = f"SELECT {COLUMNS} FROM rows WHERE id = ?"  # noqa: S608
-_UP = f"SELECT {COLUMNS} FROM rows WHERE id > ? AND id < ? ORDER BY id LIMIT ?"  # noqa: S608
-_DOWN = f"SELECT {COLUMNS} FROM rows WHERE id > ? AND id < ? ORDER BY id DESC LIMIT ?"  # noqa: S608
+_ONE = "SELECT {columns} FROM rows WHERE id = ?"
+_UP = "SELECT {columns} FROM rows WHERE id > ? AND id < ? ORDER BY id LIMIT ?"
+_DOWN = "SELECT {columns} FROM rows WHERE id > ? AND id < ? ORDER BY id DESC LIMIT ?"
 _CHUNK = 100
 _PROBES = 2_000_000
 """Single look-ups at most: bounds the time spent on a file whose marks are nonsense."""
@@ -102,14 +102,25 @@ def _each(connection: sqlite3.Connection, query: str) -> Iterator[tuple[Any, Any
             yield pair
 
 
-def _ends(connection: sqlite3.Connection) -> Iterator[Record]:
+def _columns(connection: sqlite3.Connection) -> str:
+    """What a row is read by; a wreck of schema 1 has no thinned rows."""
+    try:
+        connection.execute("SELECT step, was FROM rows LIMIT 0").fetchall()
+    except sqlite3.Error as error:
+        if "no such column" in str(error):
+            return COLUMNS.replace("step, was", "0, 0")
+    return COLUMNS
+
+
+def _ends(connection: sqlite3.Connection, columns: str) -> Iterator[Record]:
     """Rows from the front until damage, then from the back until damage."""
+    up, down = _UP.format(columns=columns), _DOWN.format(columns=columns)
     front, back = -1, 1 << 62
     for ascending in (True, False):
         size = _CHUNK
         while True:
             try:
-                records = connection.execute(_UP if ascending else _DOWN, (front, back, size)).fetchall()
+                records = connection.execute(up if ascending else down, (front, back, size)).fetchall()
             except sqlite3.Error:
                 if size == 1:
                     break
@@ -127,9 +138,9 @@ def _ends(connection: sqlite3.Connection) -> Iterator[Record]:
                 back = edge
 
 
-def _between(connection: sqlite3.Connection, wreck: _Wreck) -> Iterator[Record]:
+def _between(connection: sqlite3.Connection, columns: str, wreck: _Wreck) -> Iterator[Record]:
     """Single look-ups for every row that should be there and was not found from the ends."""
-    left = _PROBES
+    left, one = _PROBES, _ONE.format(columns=columns)
     for stream, (first, last) in wreck.expected().items():
         number = wreck.kept.epochs[stream[0]].number if stream[0] in wreck.kept.epochs else None
         if number is None:
@@ -140,7 +151,7 @@ def _between(connection: sqlite3.Connection, wreck: _Wreck) -> Iterator[Record]:
                 if left < 0:
                     return
                 with suppress(sqlite3.Error):
-                    record = connection.execute(_ONE, (key_of(number, stream[1], seq),)).fetchone()
+                    record = connection.execute(one, (key_of(number, stream[1], seq),)).fetchone()
                     if record:
                         yield record
 
@@ -191,7 +202,8 @@ def salvage(wreck_path: Path, new: Store, expected: Mapping[Stream, Extent]) -> 
             connection.execute("PRAGMA query_only = ON")
         wreck.read_state(connection)
         batch: list[Record] = []
-        for record in chain(_ends(connection), _between(connection, wreck)):
+        columns = _columns(connection)
+        for record in chain(_ends(connection, columns), _between(connection, columns, wreck)):
             if wreck.take(record):
                 batch.append(record)
                 if len(batch) >= _CHUNK:

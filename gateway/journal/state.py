@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from gateway.journal.cursors import Cursor, Saved
+from gateway.journal.cursors import Delivery, Saved, delivery
 from gateway.journal.entries import Latch
 from gateway.journal.gaps import Gap
 from gateway.journal.rows import Stream
@@ -55,6 +55,17 @@ class State(Struct, frozen=True, array_like=True):
     alive_utc_ms: int | None = None
     gaps: tuple[Gap, ...] = ()
     """Known, settled, not yet told in an event."""
+    confirms: tuple[str, ...] = ()
+    """Platforms that have ever confirmed storage."""
+
+
+class Dating(Struct, frozen=True, array_like=True):
+    """What a boot's clock was worth once it was known. `number` ascends with age."""
+
+    number: int
+    offset_ms: int
+    """UTC ms = monotonic ms + offset_ms."""
+    error_ms: float
 
 
 STATE = "state"
@@ -73,6 +84,11 @@ def extent_key(stream: Stream) -> str:
 def cursor_key(platform: str, stream: Stream) -> str:
     """Where a Cursor is kept."""
     return f"cursor/{stream[0]}/{stream[1]}/{platform}"
+
+
+def boot_key(boot: str) -> str:
+    """Where a Dating is kept."""
+    return f"boot/{boot}"
 
 
 def ranges_of(name: str) -> tuple[tuple[str, str], ...]:
@@ -114,7 +130,8 @@ class Kept:
         self.state = State()
         self.epochs: dict[str, Epoch] = {}
         self.streams: dict[Stream, Extent] = {}
-        self.cursors: dict[tuple[str, Stream], Cursor] = {}
+        self.cursors: dict[tuple[str, Stream], Delivery] = {}
+        self.boots: dict[str, Dating] = {}
         self.inventories: dict[int, Inventory] = {}
 
     def draft(self) -> Kept:
@@ -122,6 +139,7 @@ class Kept:
         out = Kept()
         out.state, out.cursors = self.state, self.cursors
         out.epochs, out.streams, out.inventories = dict(self.epochs), dict(self.streams), dict(self.inventories)
+        out.boots = dict(self.boots)
         return out
 
     def read(self, key: str, value: Any) -> None:
@@ -140,7 +158,9 @@ class Kept:
             self.streams[_stream(epoch, lane)] = unpack(key, value, Extent)
         elif kind == "cursor":
             epoch, lane, platform = rest.split("/", 2)
-            self.cursors[platform, _stream(epoch, lane)] = Cursor(*unpack(key, value, Saved))
+            self.cursors[platform, _stream(epoch, lane)] = delivery(unpack(key, value, Saved))
+        elif kind == "boot":
+            self.boots[rest] = unpack(key, value, Dating)
 
     def read_inventory(self, n: int, body: Any) -> None:
         """Take one pair from the table `inventories`.
@@ -156,4 +176,5 @@ class Kept:
         values += [(epoch_key(name), epoch) for name, epoch in self.epochs.items()]
         values += [(extent_key(stream), extent) for stream, extent in self.streams.items()]
         values += [(cursor_key(*name), cursor.saved()) for name, cursor in self.cursors.items()]
+        values += [(boot_key(boot), dating) for boot, dating in self.boots.items()]
         return [(key, pack(key, value)) for key, value in values]

@@ -17,7 +17,8 @@ import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 
-from gateway.journal.cursors import Cursor
+from gateway.journal import migrations
+from gateway.journal.cursors import Delivery
 from gateway.journal.gaps import Gap
 from gateway.journal.records import CREATE, INSERT, PAGE_BYTES, Record
 from gateway.journal.rows import Stream
@@ -25,13 +26,21 @@ from gateway.journal.state import DamagedError, Epoch, Extent, Kept, State, pack
 from gateway.journal.transaction import PUT, PUT_INVENTORY, Changes, Transaction
 from gateway.model import Inventory
 
-SCHEMA = 1
+SCHEMA = 2
 _CREATE = (
     CREATE,
     "CREATE TABLE state (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE inventories (n INTEGER PRIMARY KEY, body BLOB NOT NULL)",
     f"PRAGMA user_version = {SCHEMA}",
 )
+
+
+_NEWEST = 100
+"""Beyond any version that will be: a flipped bit, not a newer program."""
+
+
+class NewerError(sqlite3.DatabaseError):
+    """The journal was written by a newer program: whole, but not for us."""
 
 
 def is_damage(error: Exception) -> bool:
@@ -77,10 +86,10 @@ class Store:
     def _prepare(self, wal: int) -> None:
         run = self.connection.execute
         version = run("PRAGMA user_version").fetchone()[0]
-        if not 0 <= version < 1000:
+        if not 0 <= version < _NEWEST:
             raise DamagedError(f"{self.path}: schema {version} does not exist")
         if version > SCHEMA:
-            raise sqlite3.DatabaseError(f"{self.path}: schema {version}, this program knows {SCHEMA}; use a newer one")
+            raise NewerError(f"{self.path}: schema {version}, this program knows {SCHEMA}; use a newer one")
         mode = run("PRAGMA journal_mode = WAL").fetchone()[0]
         if mode != "wal":
             raise sqlite3.DatabaseError(f"{self.path}: journal mode is {mode}, expected wal; use a local disk")
@@ -95,6 +104,8 @@ class Store:
                 run(statement)
             run("COMMIT")
             self._sync_folder()
+        else:
+            migrations.bring(self.connection, version, SCHEMA)
 
     def _sync_folder(self) -> None:
         # A new file is only as durable as its directory entry.
@@ -131,7 +142,7 @@ class Store:
         return self.kept.inventories
 
     @property
-    def cursors(self) -> dict[tuple[str, Stream], Cursor]:
+    def cursors(self) -> dict[tuple[str, Stream], Delivery]:
         """By platform and stream. The journal moves them; a group only says which to save."""
         return self.kept.cursors
 

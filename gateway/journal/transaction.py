@@ -20,13 +20,28 @@ from gateway.journal.gaps import Gap
 from gateway.journal.quota import Cut
 from gateway.journal.records import INSERT, Record, Stored, key_of, lane_seq, record_of
 from gateway.journal.rows import Stream
-from gateway.journal.state import STATE, Epoch, Extent, Kept, State, cursor_key, epoch_key, extent_key, pack, ranges_of
+from gateway.journal.state import (
+    STATE,
+    Dating,
+    Epoch,
+    Extent,
+    Kept,
+    State,
+    boot_key,
+    cursor_key,
+    epoch_key,
+    extent_key,
+    pack,
+    ranges_of,
+)
 from gateway.model import LANES, Inventory, Lane
 
 PUT = "INSERT OR REPLACE INTO state VALUES (?, ?)"
 PUT_INVENTORY = "INSERT OR REPLACE INTO inventories VALUES (?, ?)"
 _OLDEST = "SELECT id, count, length(body) FROM rows WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
 _DELETE = "DELETE FROM rows WHERE id BETWEEN ? AND ?"
+_BOOTS_KEPT = 64
+"""Boots whose clock offset is remembered."""
 _EPOCHS_KEPT = 16
 """Closed epochs without rows that birth still names, so that the county can count what it missed."""
 
@@ -44,6 +59,8 @@ class Changes(Struct):
     reason: str = ""
     """Why the current epoch began."""
     damaged: list[tuple[str, Lane, int]] = []
+    boots: Mapping[str, tuple[int, float]] = {}
+    """Boot → offset and error in ms of its clock, as they became known."""
 
 
 class Transaction:
@@ -81,12 +98,23 @@ class Transaction:
             self._put(extent_key(stream), kept.streams[stream])
         for key in changes.cursors:
             self._put(cursor_key(*key), changes.marks[key])
+        self._date(changes.boots)
         self._forget_epochs()
         kept.state = msgspec.structs.replace(changes.state, commit=kept.state.commit + 1)
         self._put(STATE, kept.state)
 
     def _put(self, key: str, value: Any) -> None:
         self._run(PUT, (key, pack(key, value)))
+
+    def _date(self, boots: Mapping[str, tuple[int, float]]) -> None:
+        known = self.kept.boots
+        for boot, (offset_ms, error_ms) in boots.items():
+            number = known[boot].number if boot in known else 1 + max((d.number for d in known.values()), default=0)
+            known[boot] = Dating(number, offset_ms, error_ms)
+            self._put(boot_key(boot), known[boot])
+        for boot in sorted(known, key=lambda b: known[b].number)[:-_BOOTS_KEPT]:
+            del known[boot]
+            self._run("DELETE FROM state WHERE key = ?", (boot_key(boot),))
 
     def _grow(self, stream: Stream, extent: Extent) -> None:
         self.kept.streams[stream] = extent
@@ -130,7 +158,8 @@ class Transaction:
         if left <= 0:
             return
         kept = self.kept
-        for cut in quota.cuts(kept.streams, kept.epochs, kept.cursors, self._platforms, self._cap):
+        for cut in quota.cuts(kept.streams, kept.epochs, kept.cursors, self._platforms, self._cap,
+                              frozenset(self._changes.state.confirms)):
             left -= self._cut(cut, left)
             if left <= 0:
                 return

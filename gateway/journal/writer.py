@@ -76,8 +76,9 @@ class Writer:
 
     def _unsaved(self) -> bool:
         ledger, disk = self._ledger, self._disk
-        return bool(ledger.deliveries.moved or ledger.damaged or ledger.untold.gaps or not ledger.intake.empty()
-                    or disk.store is None or self._unknown(()) or disk.suspect or disk.fault)
+        return bool(ledger.deliveries.moved or ledger.undated or ledger.damaged or ledger.untold.gaps
+                    or not ledger.intake.empty() or disk.store is None or self._unknown(())
+                    or disk.suspect or disk.fault)
 
     def _unknown(self, numbers: Collection[int]) -> list[Inventory]:
         """The current inventory and those of `numbers`, as far as the file has them not."""
@@ -121,10 +122,11 @@ class Writer:
         door, marks = ledger.door, ledger.deliveries.take_moved()
         state = State(gateway=ledger.gateway, boot=ledger.boot, epoch=intake.epoch, latch=ledger.latch,
                       alive_utc_ms=int(now * 1000) + door.offset_ms if door.trust != "unset" else None,
-                      gaps=ledger.untold.gaps)
+                      gaps=ledger.untold.gaps, confirms=ledger.deliveries.confirms)
         return Changes(state=state, cursors=list(marks), marks=marks, reason=intake.reason,
                        inventories=self._unknown({row.inventory for row in flight}),
-                       damaged=[(epoch, lane, seq) for (epoch, lane), seq in ledger.damaged])
+                       damaged=[(epoch, lane, seq) for (epoch, lane), seq in ledger.damaged],
+                       boots=dict(ledger.undated))
 
     def _commit(self, changes: Changes) -> bool:
         ledger = self._ledger
@@ -162,6 +164,7 @@ class Writer:
         ledger = self._ledger
         flight = ledger.intake.done()
         ledger.damaged.difference_update(((epoch, lane), seq) for epoch, lane, seq in changes.damaged)
+        ledger.dated(changes.boots)
         self.last_commit_s = self._now()
         ledger.shadow.stage(Mark(ledger.committed.state.commit))
         ledger.shadow.mend(ledger.intake)

@@ -1,0 +1,71 @@
+"""Rows are as large as a flash page and a message allow, whatever they hold."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.journal.intake import _MOST, EVENT_BYTES, ROW_BYTES, Intake
+from gateway.journal.rows import decode, decode_events
+from gateway.model import SAMPLE, Door, Event
+
+DOOR = Door("b", 0, "synced")
+
+
+def made(kind, count, rng):
+    out = np.zeros(count, SAMPLE)
+    if kind == "noise":
+        out = np.frombuffer(rng.bytes(count * SAMPLE.itemsize), SAMPLE).copy()
+        out["value"] = rng.random(count) * 10.0 ** rng.integers(-9, 9, count)
+    elif kind == "slow":
+        out["value"], out["t_ms"] = np.cumsum(rng.integers(-2, 3, count)) / 10, np.arange(count) * 20
+    return out
+
+
+@settings(max_examples=60, deadline=None)
+@given(calls=st.lists(st.tuples(st.sampled_from(["noise", "slow", "still"]), st.integers(1, 700)), min_size=1,
+                      max_size=12), seed=st.integers(0, 1 << 30))
+def test_a_data_row_fits_a_page_and_a_message(calls, seed):
+    rng = np.random.default_rng(seed)
+    intake, sent = Intake("e"), []
+    for kind, count in calls:
+        samples = made(kind, count, rng)
+        sent.append(samples)
+        parts = intake.add_samples(DOOR, 1, samples, 0.0)
+        assert sum(part.count for part in parts) == count
+    intake.close()
+    rows = [row.stored().row for row in intake.take(1 << 30)]
+    assert [row.seq for row in rows] == list(range(1, len(rows) + 1))
+    assert max(len(row.body) for row in rows) <= ROW_BYTES
+    assert max(row.count for row in rows) <= _MOST
+    assert b"".join(s.tobytes() for s in sent) == b"".join(decode(row.body).tobytes() for row in rows)
+
+
+def test_readings_that_compress_share_a_row():
+    intake = Intake("e")
+    intake.add_samples(DOOR, 1, np.zeros(10 * _MOST, SAMPLE), 0.0)
+    intake.close()
+    assert [row.count for row in intake.take(1 << 30)] == [_MOST] * 10
+
+
+@pytest.mark.parametrize(("size", "most", "least"), [(10, 1, 1), (1000, 20, 13), (3900, 50, 50)])
+def test_many_events_are_many_rows(size, most, least):
+    rng = np.random.default_rng(1)
+    events = [Event(id=str(n), kind="point.lost", t_ms=n, text_en=rng.bytes(size // 2).hex()) for n in range(50)]
+    intake = Intake("e")
+    parts = intake.add_events(DOOR, 1, "event", events, 0.0)
+    bodies = [row.stored().row.body for row in intake.take(1 << 30)]
+    assert len(parts) == len(bodies)
+    assert least <= len(bodies) <= most
+    assert max(map(len, bodies)) <= ROW_BYTES
+    assert [e for body in bodies for e in decode_events(body)] == events
+
+
+def test_an_endless_event_is_cut_and_says_so():
+    intake = Intake("e")
+    intake.add_events(DOOR, 1, "alarm", [Event(id="1", kind="alarm.raised", t_ms=1, text_zh="红" * 20_000,
+                                               why={"trace": "x" * 100_000})], 0.0)
+    (event,) = decode_events(intake.take(1 << 30)[0].stored().row.body)
+    assert event.why["keys"] == ["trace"]
+    assert "left out" in event.why["cut"]
+    assert len(event.text_zh) <= EVENT_BYTES
