@@ -128,7 +128,7 @@ def test_compact_says_the_same(tuples):
     data = samples(*tuples)
     plain = json.loads(PROFILE.row(row(), data, MEANING, lambda _: False).content)["readings"]
     body = json.loads(COMPACT.row(row(), data, MEANING, lambda _: False).content)
-    marks = {k: rest for k, *rest in body.get("marks", ())}
+    marks = {k: rest for first, count, *rest in body.get("marks", ()) for k in range(first, first + count)}
     got = []
     for dt, first, values in body["scans"]:
         for n, value in enumerate(values):

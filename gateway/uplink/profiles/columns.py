@@ -90,11 +90,21 @@ def columns(samples: Samples, meaning: Meaning, offset_ms: int) -> dict[str, Any
     scans = [[int(t[a]) - t0, int(point[a]), numbers[a:b]]
              for a, b in zip(starts, [*starts[1:], len(samples)], strict=True)]
     out: dict[str, Any] = {"t0": t0 + offset_ms, "scans": scans}
-    odd = np.flatnonzero((samples["flag"] != 1) | (samples["reason"] != 0) | (samples["status"] != 0))
-    if len(odd):
-        out["marks"] = [[int(k), int(samples["flag"][k]), _REASON[samples["reason"][k]], _STATUS[samples["status"][k]]]
-                        for k in odd]
+    if marks := _marks(samples):
+        out["marks"] = marks
     return out
+
+
+def _marks(samples: Samples) -> list[list[Any]]:
+    """[first, how many, quality, reason, status] of each run that is not all well."""
+    flag, reason, status = samples["flag"], samples["reason"], samples["status"]
+    if not (np.any(flag != 1) or np.any(reason) or np.any(status)):
+        return []
+    changes = (np.diff(flag) != 0) | (np.diff(reason) != 0) | (np.diff(status) != 0)
+    starts = np.flatnonzero(np.concatenate(([True], changes))).tolist()
+    return [[a, b - a, int(flag[a]), _REASON[reason[a]], _STATUS[status[a]]]
+            for a, b in zip(starts, [*starts[1:], len(samples)], strict=True)
+            if (flag[a], reason[a], status[a]) != (1, 0, 0)]
 
 
 def _spelt(words: Samples, codes: Samples) -> Iterable[str]:
