@@ -1,4 +1,4 @@
-"""The default profile: one golden message a topic, shown in gateway/uplink/README.md and kept true here."""
+"""The default profile: one golden message a topic, shown in gateway/uplink/CONTRACT.md and kept true here."""
 
 import json
 import re
@@ -28,7 +28,7 @@ from gateway.uplink.profile import Mark, Order, Outcome, Receipt, Talk, TimeAnsw
 from gateway.uplink.profiles.columns import Meaning
 from gateway.uplink.profiles.default import Default
 
-README = Path(__file__).parent.parent / "gateway" / "uplink" / "README.md"
+CONTRACT = Path(__file__).parent.parent / "gateway" / "uplink" / "CONTRACT.md"
 DOOR = Door("b7d0", 1_760_000_000_000, "synced")
 INVENTORY = Inventory(7, (
     InventoryPoint(point="crack-1", name="1号裂缝位移", object="slope", unit="mm", resolution=0.01, poll_s=0.5,
@@ -81,11 +81,11 @@ def golden():
 
 
 def shown():
-    found = re.findall(r"^`\{…\}/([^`]+)`\s.*?```json\n(.*?)\n```", README.read_text("utf-8"), re.S | re.M)
+    found = re.findall(r"^`\{…\}/([^`]+)`\s.*?```json\n(.*?)\n```", CONTRACT.read_text("utf-8"), re.S | re.M)
     return {topic: json.loads(text) for topic, text in found}
 
 
-def test_readme_shows_every_topic_as_it_is():
+def test_the_contract_shows_every_topic_as_it_is():
     want = {topic: json.loads(body) for topic, body in golden().items()}
     told = shown()
     assert want == {topic: body for topic, body in told.items() if topic not in (*HEARD, "cmd/replay")}

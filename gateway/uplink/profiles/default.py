@@ -1,6 +1,6 @@
 """The default profile: topics and JSON a county's programmer reads without us.
 
-Owns: every topic name and every key of contract version 1 (README.md beside `uplink` shows one message a topic).
+Owns: every topic name and every key of contract version 1 (CONTRACT.md beside `uplink` shows one message a topic).
 Promises: UTF-8 JSON, Chinese in clear; times are integer ms UTC; numbers rounded to the point's resolution; a value
 that cannot be believed is null or carries its flag and reason. Never: does I/O, reads a clock, keeps rows.
 """
@@ -239,7 +239,7 @@ class Default:
             if name.startswith("cmd/"):
                 return self._order(name.removeprefix("cmd/"), payload)
         except (ValidationError, DecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{topic}: {error}; see the MQTT contract in gateway/uplink/README.md") from error
+            raise ValueError(f"{topic}: {error}; see the MQTT contract in gateway/uplink/CONTRACT.md") from error
         return None
 
     def _order(self, name: str, payload: bytes) -> Order:
