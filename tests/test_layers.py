@@ -21,7 +21,8 @@ OWNERS = {
     "paho": {"gateway.uplink", "gateway.county"},
     "yaml": {"drivers.strictyaml", "gateway.safe"},  # safe must work where the strict reader refuses
     "prometheus_client": {"gateway.metrics"},
-    "typer": {"gateway.cli", "gateway.installer.commands", "gateway.installer.options", "gateway.installer.discover"},
+    "typer": {"gateway.cli", "gateway.installer.commands", "gateway.installer.options", "gateway.installer.discover",
+              "gateway.county.commands"},
     "click": {"gateway.cli"},
     "rich": {"gateway.cli", "gateway.installer.screen"},
     "ctypes": {"gateway.kernelclock", "gateway.heap"},
