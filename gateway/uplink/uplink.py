@@ -21,6 +21,7 @@ from msgspec import Struct
 from gateway.config import Platform
 from gateway.model import Door, Lane, Present, Row
 from gateway.uplink.hints import Problem, of_code
+from gateway.uplink.message import Message
 from gateway.uplink.mqtt import MESSAGE_BYTES, WINDOW, Ack, Connection, Refused
 from gateway.uplink.outage import Outage
 from gateway.uplink.profiles.default import Default, Meaning
@@ -139,8 +140,7 @@ class Uplink:
                 self._serve(_PULSE_S)
                 while self._now() < until_s - 0.3 * patience_s and not self._drained():
                     self._serve(_PULSE_S)
-                connection.publish(self.profile.topic("state"), self.profile.state(
-                    False, self._session, t=self._utc_ms(), reason="stopped"), "state", retain=True)
+                self._retain("state", self.profile.state(False, self._session, t=self._utc_ms(), reason="stopped"))
                 while connection.flying and self._now() < until_s:
                     connection.pump(_PULSE_S)
                     self._settle(connection.acks())
@@ -177,7 +177,8 @@ class Uplink:
         self._session = f"{self._rng.getrandbits(48):012x}"
         self._connection = Connection(
             platform, platform.client_id or self.profile.gateway, self._password,
-            (self.profile.topic("state"), self.profile.state(False, self._session, reason="lost")), self._now)
+            Message(self.profile.topic("state"), self.profile.state(False, self._session, reason="lost"), retain=True),
+            self._now)
         self._connection.open()
 
     def _begin(self) -> None:
@@ -245,8 +246,8 @@ class Uplink:
                                                                3 * self.platform.warn_every_s))
         if now >= self._diag_at_s:
             self._diag_at_s = now + self.platform.diag_every_s
-            connection.mention(self.profile.topic("diag"), self.profile.diag(
-                self._utc_ms(), self.sources.door(), dict(self.sources.health())))
+            connection.mention(Message(self.profile.topic("diag"), self.profile.diag(
+                self._utc_ms(), self.sources.door(), dict(self.sources.health()))))
 
     def _send(self, connection: Connection, now: float) -> int:
         """Fill the window, the most urgent walk first. Returns the number of messages."""
@@ -275,7 +276,7 @@ class Uplink:
         if len(payload) > connection.payload_bytes:
             self._on_refusal(batch, 0x95, "Packet too large")
             return
-        connection.publish(self.profile.topic(batch.walk.topic), payload, batch)
+        connection.publish(Message(self.profile.topic(batch.walk.topic), payload), batch)
         self._counts["rows"] += len(batch.rows)
         self._counts["messages"] += 1
 
@@ -303,7 +304,7 @@ class Uplink:
 
     def _retain(self, name: str, payload: bytes) -> None:
         if self._connection is not None:
-            self._connection.publish(self.profile.topic(name), payload, name, retain=True)
+            self._connection.publish(Message(self.profile.topic(name), payload, retain=True), name)
 
     # answers
 
