@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import select
 import socket
 import struct
 import time
@@ -78,47 +77,6 @@ def dial(host: str, port: int, interface: str = "", names: Names = NAMES) -> soc
         names.worked(host, port, address, well=True)
         return sock
     raise problem
-
-
-class Knock:
-    """Whether a host answers through an interface, found out without waiting: a TCP connect, and nothing said."""
-
-    def __init__(self, host: str, port: int, interface: str, now_s: float, names: Names = NAMES) -> None:
-        self._until_s = now_s + CONNECT_S
-        self._sock: socket.socket | None = None
-        address = names.known(host, port)
-        if address is None:
-            return
-        self._sock = socket.socket(address[0], socket.SOCK_STREAM)
-        try:
-            bind_to(self._sock, interface)
-            self._sock.setblocking(False)
-            self._sock.connect(address[1])
-        except BlockingIOError:
-            pass  # under way
-        except OSError:
-            self.close()
-
-    def answer(self, now_s: float) -> bool | None:
-        """None while nobody knows."""
-        if self._sock is None:
-            return False
-        poll = select.poll()
-        poll.register(self._sock, select.POLLOUT)
-        if poll.poll(0):
-            well = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
-        elif now_s < self._until_s:
-            return None
-        else:
-            well = False
-        self.close()
-        return well
-
-    def close(self) -> None:
-        """Twice is once."""
-        if self._sock is not None:
-            self._sock.close()
-            self._sock = None
 
 
 class Traffic(Struct, frozen=True):

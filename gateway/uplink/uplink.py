@@ -13,7 +13,7 @@ import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -21,11 +21,13 @@ from msgspec import Struct
 from gateway.config import Platform
 from gateway.model import Door, Lane, Present, Row
 from gateway.uplink.hints import Problem, of_code
+from gateway.uplink.lookout import Lookout
 from gateway.uplink.message import Message
 from gateway.uplink.mqtt import MESSAGE_BYTES, WINDOW, Ack, Connection, Refused
 from gateway.uplink.outage import Outage
 from gateway.uplink.profiles.default import Default, Meaning
 from gateway.uplink.reader import Decoded, Reader
+from gateway.uplink.route import Link, Route
 from gateway.uplink.snapshots import Snapshots
 from gateway.uplink.walk import Batch, Walk
 
@@ -37,6 +39,8 @@ _IDLE_S = 0.25
 """How soon the socket and the present states are looked at while nothing is to be sent; an alarm's commit wakes it."""
 _LOOK_S = 1.0
 """Rows are looked for this often even when nothing seems new."""
+_DRAIN_S = 2.0
+"""How long a change of links waits for answers; what has none is sent again."""
 _MEANINGS = 8
 
 
@@ -83,7 +87,8 @@ class Uplink:
     """One platform. `step` and `close` are called by one thread; `health` by any."""
 
     def __init__(self, platform: Platform, profile: Default, sources: Sources, password: str | None = None,
-                 now: Callable[[], float] = time.monotonic, rng: random.Random | None = None) -> None:
+                 now: Callable[[], float] = time.monotonic, rng: random.Random | None = None,
+                 links: Sequence[Link] = ()) -> None:
         self.platform, self.profile, self.sources = platform, profile, sources
         self._password, self._now, self._rng = password, now, rng or random.Random()
         self._alarms, self._events = Walk("alarm", "event", WINDOW), Walk("event", "event", 16)
@@ -91,7 +96,8 @@ class Uplink:
         self._walks = (self._alarms, self._events, self._live, self._backlog)
         self._meanings: dict[int, Meaning] = {}
         self._connection: Connection | None = None
-        self._outage = Outage(platform, self._rng, now())
+        self._outage, self._route = Outage(platform, self._rng, now()), Route(links, now())
+        self._lookout = Lookout(self._route, platform.host, platform.port)
         self._snapshots = Snapshots(platform.warn_every_s)
         self._session = ""
         self._told: set[int] = set()
@@ -178,13 +184,14 @@ class Uplink:
         self._connection = Connection(
             platform, platform.client_id or self.profile.gateway, self._password,
             Message(self.profile.topic("state"), self.profile.state(False, self._session, reason="lost"), retain=True),
-            self._now)
+            self._now, bind=self._route.link.interface, patience_s=self._outage.patience_s)
         self._connection.open()
 
     def _begin(self) -> None:
         """First words of a connection: who we are, then what we see now."""
         reader, now = self.sources.reader, self._now()
         self._outage.ended(now)
+        self._route.served(now)
         self._complained.clear()
         self._counts["connections"] += 1
         self._told.clear()
@@ -200,13 +207,26 @@ class Uplink:
         self._retain("birth", self.profile.birth(self.sources.birth(), self._session, t, self.sources.door()))
 
     def _lost(self, problem: Problem) -> None:
-        if self._connection is not None:
-            self._connection.abandon()
-        self._connection = None
-        told = self._outage.lost(problem, self._now())
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abandon()
+        now, metered = self._now(), self._route.link.metered
+        told = self._outage.lost(problem, now, metered=metered,
+                                 answered=connection is not None and connection.answered_any)
+        if not problem.code and self._route.failed(now):
+            self._outage.retry_at_s = now
         if told is not None:
             self.sources.report(f"uplink.{told.kind}", {"platform": self.platform.id, "text_en": told.en,
                                                         "text_zh": told.zh})
+
+    def _change_links(self, connection: Connection) -> None:
+        until_s = self._now() + _DRAIN_S
+        while connection.flying and self._now() < until_s:
+            connection.pump(_PULSE_S)
+            self._settle(connection.acks())
+        connection.farewell()
+        self._connection = None
+        self._outage.stopped(self._now())
 
     # a turn of service
 
@@ -215,6 +235,9 @@ class Uplink:
         if connection is None:
             return
         now = self._now()
+        if self._lookout.better(now):
+            self._change_links(connection)
+            return
         anyway = now >= self._look_at_s
         if anyway:
             self._look_at_s = now + _LOOK_S
