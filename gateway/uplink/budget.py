@@ -25,6 +25,9 @@ SEGMENT_BYTES = 1400
 HANDSHAKE_BYTES = 6000
 """A TLS connection with client certificates, until the first publish."""
 
+_SOON_S = 1e-6
+"""What rounding leaves of a wait that is over."""
+
 
 def wire_bytes(payload_bytes: int, tls: bool = True) -> int:
     """What a QoS 1 publish costs on the wire, both ways, before it is sent: packet, TLS, headers, acknowledgements.
@@ -119,7 +122,7 @@ class Bucket:
         if bytes_per_s is not None:
             self._bytes = min(self._most[1], self._bytes + passed_s * bytes_per_s)
             wait_s = max(wait_s, -self._bytes / bytes_per_s)
-        return max(0.0, wait_s)
+        return wait_s if wait_s > _SOON_S else 0.0
 
     def take(self, size_bytes: int) -> None:
         """One of this size goes."""
