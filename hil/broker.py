@@ -179,9 +179,10 @@ class Broker:
         """End it as a power cut would."""
         self._end(signal.SIGKILL)
 
-    def restart(self) -> None:
-        """Kill and start on the same port."""
+    def restart(self, security: Security | None = None) -> None:
+        """Kill and start on the same port; with other rights or certificates if given."""
         self.kill()
+        self._security = security or self._security
         self.start()
 
     def _end(self, how: signal.Signals) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from typing import Self
 
 COUNTY = "10.78.0.1"
 _NEWNET = 0x40000000
+_count = itertools.count(1)
 
 
 def missing() -> str:
@@ -71,7 +73,8 @@ class Links:
 
     def __init__(self, names: Sequence[str] = ("eth0", "wwan0")) -> None:
         self.names = tuple(names)
-        self.box, self.county = Namespace(f"ml-box-{os.getpid()}"), Namespace(f"ml-county-{os.getpid()}")
+        mark = f"{os.getpid()}-{next(_count)}"
+        self.box, self.county = Namespace(f"ml-box-{mark}"), Namespace(f"ml-county-{mark}")
         _run("ip", "-n", self.county.name, "addr", "add", f"{COUNTY}/32", "dev", "lo")
         for n, name in enumerate(self.names):
             _run("ip", "link", "add", name, "netns", self.box.name, "type", "veth", "peer", "name", name, "netns",

@@ -1,5 +1,6 @@
 """Names: a look-up that hangs or fails stops nobody, and what was known before is used meanwhile."""
 
+import contextlib
 import socket
 import threading
 import time
@@ -150,3 +151,18 @@ def test_the_kernel_counts_what_moved():
         sock.close()
         peer.close()
         assert traffic(sock).moved_bytes == 0
+
+
+def test_the_kernel_knows_what_has_not_arrived():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        sock = dial("127.0.0.1", server.getsockname()[1])
+        peer, _ = server.accept()
+        sock.sendall(b"x")
+        until(lambda: not traffic(sock).queued)
+        sock.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sock.send(bytes(1 << 20))
+        assert traffic(sock).queued, "nobody reads it"
+        sock.close()
+        peer.close()

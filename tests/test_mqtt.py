@@ -402,7 +402,7 @@ def test_silence_ends_it(what):
     """What stalls: PUBACK, SUBACK, a PUBACK cut in the middle, PINGRESP."""
     says = (CONNACK, b"\x40") if what == "half an answer" else (CONNACK,)
     subscriptions = ("a",) if what == "subscribe" else ()
-    with scripted(*says) as port, connected(port, patience_s=0.5, platform={"keepalive_s": 5 if what == "ping" else 30},
+    with scripted(*says) as port, connected(port, patience_s=0.5, platform={"keepalive_s": 1 if what == "ping" else 30},
                                             subscriptions=subscriptions) as connection:
         if what in ("publish", "half an answer"):
             connection.publish(Message("t", b"x"), "token")
@@ -443,19 +443,34 @@ def test_a_line_that_moves_is_never_given_up():
         now += PATIENCE_S - 0.1
         if n % 10 == 0:
             pulse.answered(now)
-        assert pulse.beats(now, flying=True, owed=True, moved_bytes=n, keepalive_s=30)
+        assert pulse.beats(now, flying=True, owed=True, queued=True, moved_bytes=n, keepalive_s=30)
 
 
 def test_a_line_that_stands_still_while_something_is_owed_is():
     pulse = Pulse(PATIENCE_S, 0.0)
-    assert pulse.beats(100.0, flying=False, owed=False, moved_bytes=5, keepalive_s=0)
-    assert pulse.beats(100.0 + PATIENCE_S, flying=True, owed=True, moved_bytes=5, keepalive_s=0)
-    assert not pulse.beats(100.1 + PATIENCE_S, flying=True, owed=True, moved_bytes=5, keepalive_s=0)
+    assert pulse.beats(100.0, flying=False, owed=False, queued=False, moved_bytes=5, keepalive_s=0)
+    assert pulse.beats(100.0 + PATIENCE_S, flying=True, owed=True, queued=True, moved_bytes=5, keepalive_s=0)
+    assert not pulse.beats(100.1 + PATIENCE_S, flying=True, owed=True, queued=True, moved_bytes=5, keepalive_s=0)
+
+
+def test_what_we_go_on_sending_is_no_sign_of_the_others_life():
+    """A broker that hangs: its kernel takes what we send, message after message, and nobody answers."""
+    pulse, now = Pulse(PATIENCE_S, 0.0), 0.0
+    while pulse.beats(now, flying=True, owed=True, queued=round(now * 10) % 3 == 1, moved_bytes=round(now * 1000),
+                      keepalive_s=30):
+        now += 0.1
+        assert now < PATIENCE_S + 1
+    pulse = Pulse(PATIENCE_S, 0.0)
+    for second in range(60):  # the same, and it does answer, late
+        if second % 9 == 8:
+            pulse.received(second)
+            pulse.answered(second)
+        assert pulse.beats(second, flying=True, owed=True, queued=False, moved_bytes=second, keepalive_s=30)
 
 
 def test_an_answer_that_never_comes_ends_it_however_much_else_moves():
     pulse, now, moved = Pulse(PATIENCE_S, 0.0), 0.0, 0
-    while pulse.beats(now, flying=True, owed=True, moved_bytes=moved, keepalive_s=30):
+    while pulse.beats(now, flying=True, owed=True, queued=True, moved_bytes=moved, keepalive_s=30):
         now, moved = now + 1, moved + 1
         pulse.received(now)
     assert ANSWER_MAX_S < now < ANSWER_MAX_S + 2
@@ -463,9 +478,10 @@ def test_an_answer_that_never_comes_ends_it_however_much_else_moves():
 
 def test_an_idle_line_has_its_keepalive_and_the_patience():
     pulse = Pulse(PATIENCE_S, 0.0)
-    assert pulse.beats(30 + PATIENCE_S, flying=False, owed=False, moved_bytes=0, keepalive_s=30)
-    assert not pulse.beats(30.1 + PATIENCE_S, flying=False, owed=False, moved_bytes=0, keepalive_s=30)
-    assert pulse.beats(1e6, flying=False, owed=False, moved_bytes=0, keepalive_s=0), "no pings, no expectation"
+    idle = {"flying": False, "owed": False, "queued": False, "moved_bytes": 0}
+    assert pulse.beats(30 + PATIENCE_S, **idle, keepalive_s=30)
+    assert not pulse.beats(30.1 + PATIENCE_S, **idle, keepalive_s=30)
+    assert pulse.beats(1e6, **idle, keepalive_s=0), "no pings, no expectation"
 
 
 def carry(window, speed, seconds, size=LEAST_BYTES):

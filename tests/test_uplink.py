@@ -130,14 +130,14 @@ def until(condition, timeout_s=15.0, what=""):
 
 
 @contextmanager
-def uplink(memory, port, present=lambda: None, password=None, reader=None, decode=None, **platform):
+def uplink(memory, port, present=lambda: None, password=None, reader=None, decode=None, links=(), **platform):
     """A running uplink: the object, its reports; stopped in order at the end."""
     reports = []
     platform = {"id": "county", "host": "127.0.0.1", "warn_every_s": 5, **platform}
     up = Uplink(Platform(port=port, **platform), Default("mingluo", "gw-1", {"crack-1": "1号裂缝"}), Sources(
         reader=reader or memory, decode=decode or memory.decode, present=present, door=memory.door,
         birth=lambda: {"name": "雷家山监测站"}, health=lambda: {"well": True},
-        report=lambda kind, why: reports.append((kind, why))), password, time.monotonic, random.Random(1))
+        report=lambda kind, why: reports.append((kind, why))), password, time.monotonic, random.Random(1), links)
     stop, errors = threading.Event(), []
 
     def run():

@@ -32,6 +32,8 @@ LOST = Problem("lost", "the connection broke; usually the network, or the broker
                "连接中断；多为网络故障或服务器停止")
 SILENT = Problem("silent", "the broker stopped answering (half-open connection); reconnecting",
                  "服务器不再应答（半开连接）；正在重连")
+UNPLUGGED = Problem("unplugged", "the network interface in use has no carrier; is the modem or cable connected?",
+                    "所用网络接口无载波；请检查调制解调器或网线")
 NO_CONNACK = Problem("no_connack", "TCP connects but no MQTT broker answers; check the port (1883 plain, 8883 TLS) and "
                      "whether tls is expected",
                      "TCP 已连通但没有 MQTT 应答；请检查端口（明文1883，TLS 8883）及是否需要 tls", "far")

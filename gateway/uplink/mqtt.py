@@ -37,7 +37,7 @@ from gateway.uplink.message import Message
 from gateway.uplink.names import NAMES, Names
 from gateway.uplink.pahoclient import PACKET_BYTES, PahoClient
 from gateway.uplink.pulse import PATIENCE_S, Pulse
-from gateway.uplink.tcp import CONNECT_S, traffic
+from gateway.uplink.tcp import CONNECT_S, running, traffic
 from gateway.uplink.tls import tls_context
 from gateway.uplink.window import MESSAGES, Flight, Window
 
@@ -47,6 +47,8 @@ WINDOW = MESSAGES
 INBOUND = 50
 """How many messages a broker may send us before it waits for an acknowledgement (MQTT 5)."""
 SESSION_S = 86_400
+CARRIER_S = 2.0
+"""A cable may be out for so long before a connection bound to it is given up."""
 MESSAGE_BYTES = 32_000
 _FRAME_BYTES = 512
 """Topic, lengths and properties around a payload."""
@@ -107,7 +109,7 @@ class Connection:
         self._problem: Problem | None = None
         self._said = ""
         self._answered = False
-        self._since_s = now()
+        self._since_s = self._carrier_s = now()
         self._is_5 = platform.mqtt == "5"
         # reconnect_on_failure would make paho fall back to MQTT 3.1 by itself.
         client = PahoClient(
@@ -198,7 +200,7 @@ class Connection:
         except (OSError, ValueError) as error:
             raise Refused(of_error(error, platform.host, platform.port, platform.tls is not None,
                                    client.interface)) from None
-        self._since_s = self._now()
+        self._since_s = self._carrier_s = self._now()
         self._pulse.received(self._since_s)
 
     @property
@@ -307,10 +309,15 @@ class Connection:
             return
         moved = traffic(sock)
         self.wire_bytes = moved.wire_bytes
-        flying = bool(self._window.flying)
-        if not self._pulse.beats(now, flying=flying, owed=flying or self._subscribing or client.want_write(),
-                                 moved_bytes=moved.moved_bytes, keepalive_s=client.keepalive):
+        flying, unwritten = bool(self._window.flying), client.want_write()
+        if not self._pulse.beats(now, flying=flying, owed=flying or self._subscribing or unwritten,
+                                 queued=moved.queued or unwritten, moved_bytes=moved.moved_bytes,
+                                 keepalive_s=client.keepalive):
             raise Refused(hints.SILENT)
+        if not client.interface or running(sock, client.interface):
+            self._carrier_s = now
+        elif now - self._carrier_s > CARRIER_S:
+            raise Refused(hints.UNPLUGGED)
 
     def acks(self) -> list[Ack]:
         """Answers since the last call."""

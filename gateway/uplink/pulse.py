@@ -1,8 +1,9 @@
 """Whether a connection still lives: a slow one does, a half-open one does not.
 
-Owns: when something last moved, arrived, was answered. Promises: a connection on which something is owed and nothing
-moves is given up after `patience_s`, an idle one that leaves its ping unanswered after one keepalive more; as long as
-bytes arrive at the other host, however slowly, nothing is. Never: knows a clock or a socket.
+Owns: when something last moved, arrived, was answered. Promises: a connection on which something is owed is given up
+`patience_s` after the last of it arrived at the other host, or after the line stopped moving; an idle one that leaves
+its ping unanswered, as long after its keepalive; one that carries bytes to the other host, however slowly, never.
+Never: knows a clock or a socket.
 
 paho alone takes two keepalives for a ping, and has no eye on acknowledgements.
 """
@@ -20,24 +21,35 @@ class Pulse:
     def __init__(self, patience_s: float, now_s: float) -> None:
         self._patience_s = patience_s
         self._moved_bytes = -1
+        self._delivered = False
+        """All that was owed at a moment since the last answer has arrived: from there on it is the other side's turn,
+        and what else we send is no sign of its life."""
         self._moved_s = self._received_s = self._answered_s = now_s
 
     def received(self, now_s: float) -> None:
         """Something arrived from the other side."""
         self._received_s = self._moved_s = now_s
+        self._delivered = False
 
     def answered(self, now_s: float) -> None:
         """A publish was acknowledged."""
         self._answered_s = now_s
 
-    def beats(self, now_s: float, *, flying: bool, owed: bool, moved_bytes: int, keepalive_s: float) -> bool:
+    def beats(self, now_s: float, *, flying: bool, owed: bool, queued: bool, moved_bytes: int,
+              keepalive_s: float) -> bool:
         """Whether it still lives.
 
-        `flying`: publishes wait for an answer; `owed`: these or anything else does, or waits to be sent;
-        `moved_bytes` grows with what the kernel moved (a constant where it does not tell); `keepalive_s` 0: no pings.
+        `flying`: publishes wait for an answer; `owed`: these or anything else does, or waits to be sent; `queued`: some
+        of it has not arrived at the other host; `moved_bytes` grows with what arrived there and here (a constant where
+        the kernel does not tell); `keepalive_s` 0: no pings.
         """
-        if not owed or moved_bytes != self._moved_bytes:
-            self._moved_s, self._moved_bytes = now_s, moved_bytes
+        if not owed:
+            self._moved_s, self._delivered = now_s, False
+        elif not self._delivered:
+            self._delivered = not queued
+            if self._delivered or moved_bytes != self._moved_bytes:
+                self._moved_s = now_s
+        self._moved_bytes = moved_bytes
         if not flying:
             self._answered_s = now_s
         stuck = owed and now_s - self._moved_s > self._patience_s
