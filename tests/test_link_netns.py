@@ -31,6 +31,14 @@ class Link(NamedTuple):
 LINKS = (Link("eth0"), Link("wwan0", metered=True))
 
 
+SEED = random.randrange(1 << 30)
+
+
+def hold(name, *least_most_s):
+    """Wait for a while drawn from the seed."""
+    threading.Event().wait(random.Random(f"{SEED} {name}").uniform(*((100, 200) if SOAK else least_most_s)))
+
+
 class Box:
     """An uplink behind links that can be hurt."""
 
@@ -107,7 +115,7 @@ def both_links_down(folder):
             box.links.drop(link)
         box.memory.commit(samples(1))
         until(lambda: not box.up.health().connected, 20)
-        threading.Event().wait(random.uniform(3, 8))
+        hold("both", 3, 8)
         box.links.mend("wwan0")
         ended_s = time.monotonic()
         until(lambda: box.memory.count_settled() == 2, PROMISE_S, what="over the link that came back")
@@ -126,7 +134,7 @@ def link_down_for_some_seconds(folder):
     with boxed(folder, LINKS[:1]) as box:
         box.links.drop("eth0")
         box.memory.commit(samples(1))
-        threading.Event().wait(random.uniform(100, 200) if SOAK else random.uniform(5, 12))
+        hold("down", 5, 12)
         box.links.mend("eth0")
         ended_s = time.monotonic()
         until(lambda: box.memory.count_settled() == 2, PROMISE_S)
@@ -160,6 +168,7 @@ def a_modem_that_is_not_there(folder):
 
 @pytest.mark.long
 def test_links(tmp_path, monkeypatch):
+    print("seed", SEED)
     monkeypatch.setattr(route, "KNOCK_S", 1.0)
     with ThreadPoolExecutor(len(SCENES)) as pool:
         played = {name: pool.submit(play, tmp_path / name.replace(" ", "-")) for name, play in SCENES.items()}
