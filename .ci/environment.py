@@ -27,7 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 # command → Debian package. /usr/sbin is not on every user's PATH and mosquitto lives there.
-NEEDS = {"mosquitto": "mosquitto", "gcc": "gcc", "openssl": "openssl", "systemd-analyze": "systemd", "mbpoll": "mbpoll"}
+NEEDS = {"mosquitto": "mosquitto", "gcc": "gcc", "openssl": "openssl", "systemd-analyze": "systemd", "mbpoll": "mbpoll",
+         "ip": "iproute2", "nft": "nftables"}
 # header → Debian package
 HEADERS = {"/usr/include/stdio.h": "libc6-dev", "/usr/include/modbus/modbus.h": "libmodbus-dev"}
 

@@ -28,6 +28,7 @@ from typing import Literal, Self
 from msgspec import Struct
 
 from hil.certificates import Authority, Pair
+from hil.netns import Namespace
 
 _FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/sbin")
 _START_S = 10.0
@@ -60,16 +61,18 @@ def free_port() -> int:
 
 
 class Broker:
-    """One broker on 127.0.0.1. `port` 0 picks a free one; it stays the same over restarts."""
+    """One broker. `port` 0 picks a free one; it stays the same over restarts."""
 
     def __init__(self, port: int = 0, folder: Path | str = ".", prefer: Literal["mosquitto", "amqtt"] | None = None,
-                 security: Security | None = None, settings: str = "") -> None:
-        """`settings`: further lines of mosquitto.conf.
+                 security: Security | None = None, settings: str = "", host: str = "127.0.0.1",
+                 within: Namespace | None = None) -> None:
+        """`settings`: further lines of mosquitto.conf; `within`: the network namespace it lives in.
 
         Raises:
             RuntimeError: neither broker is installed; says how to get one.
         """
-        self.port = port or free_port()
+        self.host, self.port = host, port or free_port()
+        self._within = within
         self.folder = Path(folder)
         self._security = security or Security()
         self._settings = settings
@@ -88,6 +91,8 @@ class Broker:
         else:
             raise RuntimeError("no MQTT broker found: expected mosquitto on the PATH or in /usr/sbin "
                                "(apt-get install mosquitto), or amqtt (pip install 'mingluo[demo]')")
+        if within is not None:
+            self._command = ["ip", "netns", "exec", within.name, *self._command]
 
     @property
     def mqtt(self) -> Literal["5", "3.1.1"]:
@@ -100,7 +105,7 @@ class Broker:
         return self.folder / "broker.log"
 
     def _configure(self) -> None:
-        lines = [f"listener {self.port} 127.0.0.1", "persistence false", "set_tcp_nodelay true", "log_type all",
+        lines = [f"listener {self.port} {self.host}", "persistence false", "set_tcp_nodelay true", "log_type all",
                  "connection_messages true", "max_queued_messages 100000", f"log_dest file {self.log.absolute()}"]
         if hasattr(os, "geteuid") and os.geteuid() == 0:
             lines.insert(0, "user root")  # else it steps down to a user who cannot read this folder
@@ -139,7 +144,8 @@ class Broker:
             self._process = subprocess.Popen(self._command, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
         until = time.monotonic() + _START_S
         while time.monotonic() < until and self._process.poll() is None:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            with (self._within.inside() if self._within else contextlib.nullcontext(), contextlib.suppress(OSError),
+                  socket.create_connection((self.host, self.port), timeout=1)):
                 return self
             time.sleep(0.01)
         code = self._process.poll()
@@ -155,6 +161,16 @@ class Broker:
         if self._process is not None:
             self._process.send_signal(signal.SIGHUP)
 
+    def hang(self) -> None:
+        """Stop it where it is: its kernel still accepts, and nobody answers."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def wake(self) -> None:
+        """Let it go on."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+
     def stop(self) -> None:
         """End it in order."""
         self._end(signal.SIGTERM)
@@ -163,9 +179,10 @@ class Broker:
         """End it as a power cut would."""
         self._end(signal.SIGKILL)
 
-    def restart(self) -> None:
-        """Kill and start on the same port."""
+    def restart(self, security: Security | None = None) -> None:
+        """Kill and start on the same port; with other rights or certificates if given."""
         self.kill()
+        self._security = security or self._security
         self.start()
 
     def _end(self, how: signal.Signals) -> None:

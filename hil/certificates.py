@@ -34,14 +34,14 @@ class Authority:
         self._run("req", "-x509", *_CURVE, "-keyout", self._key, "-out", self.cert, "-days", "30",
                   "-subj", f"/CN={name}")
 
-    def issue(self, name: str, names: str = "DNS:localhost,IP:127.0.0.1", server: bool = False) -> Pair:
-        """A certificate with common name `name`; `names` are its subjectAltName entries."""
+    def issue(self, name: str, names: str = "DNS:localhost,IP:127.0.0.1", server: bool = False, days: int = 30) -> Pair:
+        """A certificate with common name `name`; `names` are its subjectAltName entries; negative `days`: expired."""
         cert, key, request, ext = (self.folder / f"{name}.{end}" for end in ("crt", "key", "csr", "ext"))
         self._run("req", *_CURVE, "-keyout", key, "-out", request, "-subj", f"/CN={name}")
         use = "serverAuth" if server else "clientAuth"
         ext.write_text(f"subjectAltName={names}\nextendedKeyUsage={use}\n")
         self._run("x509", "-req", "-in", request, "-CA", self.cert, "-CAkey", self._key, "-CAcreateserial", "-days",
-                  "30", "-extfile", ext, "-out", cert)
+                  str(days), "-extfile", ext, "-out", cert)
         key.chmod(0o600)
         return Pair(cert, key)
 

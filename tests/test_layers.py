@@ -37,7 +37,9 @@ CODEC = {"drivers.template", "drivers.sensor", "drivers.reader", "drivers.regist
          "drivers.writing"}
 """What the rig may share with the product: the meaning of bytes and of time on a line, never a port."""
 PURE = ("gateway.judgement", "gateway.model", "drivers.planner", "drivers.registers", "drivers.transform",
-        "drivers.counter", "drivers.payload", "gateway.plan.timeline", "gateway.plan.flash", "gateway.polls")
+        "drivers.counter", "drivers.payload", "gateway.plan.timeline", "gateway.plan.flash", "gateway.polls",
+        "gateway.uplink.budget", "gateway.uplink.message", "gateway.uplink.pulse", "gateway.uplink.route",
+        "gateway.uplink.window")
 PURE_MAY = {"__future__", "abc", "bisect", "collections", "dataclasses", "decimal", "enum", "fractions", "functools",
             "heapq", "itertools", "math", "operator", "re", "string", "struct", "types", "typing", "zlib",
             "numpy", "msgspec", "drivers", "gateway"}

@@ -17,7 +17,7 @@ from msgspec import structs
 
 from gateway.config import Platform
 from gateway.model import Door, Row
-from gateway.uplink.budget import Budget, Pace
+from gateway.uplink.budget import Bucket, Budget, Kind
 from gateway.uplink.hints import of_code
 from gateway.uplink.message import Message, squeezed
 from gateway.uplink.mqtt import MESSAGE_BYTES, WINDOW, Ack, Connection
@@ -47,7 +47,9 @@ class Feed:
         self._live, self._backlog = Walk("data", "data", 18), Walk("data", "backlog", 8)
         self._walks = tuple(w for w in (self._alarms, self._events, self._live, self._backlog)
                             if w.lane in selection.lanes)
-        self._pace = Pace(platform.backlog_messages_per_s, platform.backlog_bytes_per_s, now())
+        self._kinds: dict[Walk, Kind] = {self._alarms: "alarm", self._events: "event", self._live: "live",
+                                         self._backlog: "backlog"}
+        self._pace = Bucket(platform.backlog_messages_per_s, platform.backlog_bytes_per_s, now())
         self._meanings: dict[int, Any] = {}
         self._told: set[int] = set()
         self._complained: set[str] = set()
@@ -109,16 +111,17 @@ class Feed:
         """Fill the window, the most urgent walk first. Returns the number of messages."""
         sent, now = 0, self._now()
         for walk in self._walks:
-            kind = "backlog" if walk is self._backlog else "live" if walk is self._live else walk.lane
-            while connection.room > 0 and self._budget.allows(kind, now):
+            while connection.room > 0 and walk.ready(self.reader, now):
                 if walk is self._backlog and self._pace.wait_s(now) > 0:
+                    break
+                if not self._budget.allows(self._kinds[walk], MESSAGE_BYTES, now):
                     break
                 batch = walk.take(self.reader, self._encode, MESSAGE_BYTES, now)
                 if batch is None:
                     break
                 size = self._post(connection, batch)
                 if walk is self._backlog:
-                    self._pace.spend(size, now)
+                    self._pace.take(size)
                 sent += 1
         return sent
 

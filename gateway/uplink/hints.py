@@ -12,9 +12,9 @@ from typing import Literal
 
 from msgspec import Struct
 
-Reach = Literal["near", "far", "taken_over"]
+Reach = Literal["near", "far", "taken_over", "banned"]
 """`near`: TCP itself failed, asking again is cheap. `far`: somebody answered and said no, ask less and less often.
-`taken_over`: another box uses our name."""
+`taken_over`: another box uses our name. `banned`: asking makes it worse."""
 
 
 class Problem(Struct, frozen=True):
@@ -24,12 +24,16 @@ class Problem(Struct, frozen=True):
     en: str
     zh: str
     reach: Reach = "near"
+    code: int = 0
+    """The broker's own reason (MQTT 5.0 §2.4): it was reached, so another link would not help."""
 
 
 LOST = Problem("lost", "the connection broke; usually the network, or the broker was stopped",
                "连接中断；多为网络故障或服务器停止")
 SILENT = Problem("silent", "the broker stopped answering (half-open connection); reconnecting",
                  "服务器不再应答（半开连接）；正在重连")
+UNPLUGGED = Problem("unplugged", "the network interface in use has no carrier; is the modem or cable connected?",
+                    "所用网络接口无载波；请检查调制解调器或网线")
 NO_CONNACK = Problem("no_connack", "TCP connects but no MQTT broker answers; check the port (1883 plain, 8883 TLS) and "
                      "whether tls is expected",
                      "TCP 已连通但没有 MQTT 应答；请检查端口（明文1883，TLS 8883）及是否需要 tls", "far")
@@ -42,8 +46,16 @@ FLAPPING = Problem("flapping", "every connection breaks within seconds: two boxe
                    "not say so), or a very poor network",
                    "每次连接都在数秒内中断：可能两台设备使用同一 client_id（旧版服务器不会说明），或网络极差", "far")
 
+GARBLED = Problem("garbled", "what came was not MQTT; is this the right port, and does anything between change the "
+                  "data?", "收到的不是 MQTT 报文；请检查端口及中间设备是否改动数据", "far")
+SUBSCRIPTION = Problem("subscription", "the broker closed the connection on our subscription; ask the platform for the "
+                       "right to read this gateway's cmd and stored topics; sending goes on without",
+                       "服务器因本网关的订阅而断开；请平台开通 cmd 与 stored 主题的读取权限；上报不受影响", "far")
+
 # MQTT 5.0 §2.4 reason codes; paho maps the return codes of 3.1.1 to the same numbers.
 _CODES: dict[int, tuple[str, str, str]] = {
+    0x83: ("implementation", "the broker does not accept this for a reason of its own; ask the platform",
+           "服务器因自身规则拒绝；请联系平台"),
     0x84: ("version", "the broker does not speak this MQTT version; set mqtt: \"3.1.1\" for this platform",
            "服务器不支持该 MQTT 版本；请将该平台设为 mqtt: \"3.1.1\""),
     0x85: ("client_id", "the broker refuses this client_id; ask the platform which one it expects",
@@ -58,26 +70,58 @@ _CODES: dict[int, tuple[str, str, str]] = {
     0x8B: ("shutting_down", "the broker is shutting down", "服务器正在关闭"),
     0x8D: ("keepalive", "the broker heard nothing for too long; check the network or raise keepalive_s",
            "服务器长时间未收到数据；请检查网络或增大 keepalive_s"),
+    0x8C: ("authentication_method", "the broker wants another way to log in; ask the platform which",
+           "服务器要求其他登录方式；请联系平台"),
     0x8E: ("taken_over", "another client uses this client_id: two boxes of one name, or a cloned card; rename one",
            "另一客户端使用了相同的 client_id：可能两台设备同名或卡被克隆；请分别设置编号"),
+    0x8F: ("topic_filter", "the broker does not accept this subscription; ask the platform for its topics",
+           "服务器不接受该订阅；请向平台确认主题"),
+    0x90: ("topic", "the broker does not accept this topic; check root and ask the platform for its topics",
+           "服务器不接受该主题；请检查 root 并向平台确认主题"),
+    0x93: ("receive_maximum", "the broker found too many messages in flight; it will be asked again",
+           "服务器认为在途报文过多；将再次尝试"),
     0x95: ("too_large", "the broker found a message too large; ask the platform to allow 64 kB packets",
            "服务器认为报文过大；请平台允许 64 kB 报文"),
+    0x96: ("rate", "the broker found too many messages a second; lower backlog_messages_per_s",
+           "服务器认为报文过密；请调小 backlog_messages_per_s"),
     0x97: ("quota", "the broker's quota for this gateway is used up; ask the platform",
            "平台给本网关的配额已用完；请联系平台"),
     0x98: ("administrative", "the platform's administrator ended the connection", "平台管理员断开了连接"),
+    0x99: ("payload_format", "the broker does not accept what the message holds; ask the platform",
+           "服务器不接受报文内容；请联系平台"),
+    0x9A: ("retain", "the broker keeps no retained messages; ask the platform to allow them",
+           "服务器不支持保留消息；请平台允许 retain"),
+    0x9B: ("qos", "the broker does not take QoS 1; ask the platform to allow it", "服务器不支持 QoS 1；请平台开通"),
+    0x9C: ("use_another_server", "the platform has another server for now; ask for its address",
+           "平台暂时使用其他服务器；请向平台索取地址"),
+    0x9D: ("server_moved", "the platform has moved; ask for its new address and set host",
+           "平台已迁移；请索取新地址并修改 host"),
+    0x9F: ("connection_rate", "the broker finds that this box connects too often; it will be asked less often",
+           "服务器认为连接过于频繁；将降低尝试频率"),
+    0xA0: ("connect_time", "the broker ended the connection after its maximum time; it will be opened again",
+           "连接已达服务器允许的最长时间；将重新连接"),
 }
+_REACH: dict[int, Reach] = {0x8E: "taken_over", 0x8A: "banned", 0x8B: "near", 0xA0: "near"}
 
 
 def of_code(code: int, name: str) -> Problem:
     """The cause behind a CONNACK, PUBACK or DISCONNECT reason code ≥ 0x80."""
     kind, en, zh = _CODES.get(code, (f"reason_{code:#04x}", f"the broker said {name!r}", f"服务器返回“{name}”"))
-    reach: Reach = "taken_over" if code == 0x8E else "near" if code == 0x8B else "far"
-    return Problem(kind, f"{en} (MQTT reason {code:#04x})", f"{zh}（MQTT 原因码 {code:#04x}）", reach)
+    return Problem(kind, f"{en} (MQTT reason {code:#04x})", f"{zh}（MQTT 原因码 {code:#04x}）", _REACH.get(code, "far"),
+                   code)
 
 
-def of_error(error: BaseException, host: str, port: int, tls: bool = False) -> Problem:
-    """The cause behind an exception of name look-up, TCP, TLS or reading the TLS files."""
+def of_error(error: BaseException, host: str, port: int, tls: bool = False, interface: str = "") -> Problem:
+    """The cause behind an exception of name look-up, interface, TCP, TLS or reading the TLS files."""
     where = f"{host}:{port}"
+    if isinstance(error, OSError) and error.errno in (errno.ENODEV, errno.EADDRNOTAVAIL) and interface:
+        return Problem("no_interface", f"there is no network interface {interface} with an address; is the modem or "
+                       "cable connected? (ip address lists them)",
+                       f"没有可用的网络接口 {interface}；请检查调制解调器或网线（ip address 可列出接口）")
+    if isinstance(error, PermissionError) and interface:
+        return Problem("no_interface", f"this process may not choose the interface {interface}; Linux 5.7 or newer, or "
+                       "CAP_NET_RAW, is needed",
+                       f"本进程无权选择网络接口 {interface}；需要 Linux 5.7 以上或 CAP_NET_RAW 权限")
     if isinstance(error, ssl.SSLCertVerificationError):
         return _of_certificate(error, where)
     if tls and isinstance(error, ConnectionResetError | ssl.SSLEOFError | ssl.SSLZeroReturnError):

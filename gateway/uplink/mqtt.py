@@ -1,44 +1,59 @@
 """One MQTT connection, from TCP to farewell.
 
-Owns: paho, the socket, the in-flight window. Promises: a publish is answered by exactly one acknowledgement or by the
-end of the connection; nothing is resent by itself; every wait is bounded (only the name look-up is the system's).
-Never: reconnects, keeps a message beyond its connection, decides what to send, logs a secret.
+Owns: paho, the socket, the in-flight window, the subscriptions. Promises: a publish is answered by exactly one
+acknowledgement or by the end of the connection; nothing is resent by itself; every wait is bounded, and a dead
+connection ends (pulse.py); what was heard is acknowledged only after it was taken. Never: reconnects, keeps a message
+beyond its connection, decides what to send, logs a secret.
 
 A fresh paho client a connection: paho would queue and resend on its own, and the journal is the only queue. paho's
 external-loop calls are used from one thread, so callbacks need no lock: they only set fields and append.
+
+The broker's session is kept over connections (so that what is published to us meanwhile waits there); of ours nothing
+is: MQTT-4.4.0-1 has a client resend what was not acknowledged under its old packet identifiers, the journal sends the
+same rows in new packets. For QoS 1 a server remembers no identifier it has answered, so nobody can tell.
 """
 
 from __future__ import annotations
 
-import encodings.idna  # noqa: F401 - the first name look-up would import it, long after READY
 import logging
 import select
-import socket
 import ssl
-import stat
+import struct
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
-from gateway.config import Platform, Tls
-from gateway.uplink.hints import CLOSED, LOST, NO_CONNACK, NOT_LET_IN, SILENT, Problem, of_code, of_error, of_tls_text
+from gateway.config import Platform
+from gateway.uplink import hints
+from gateway.uplink.heard import Heard
+from gateway.uplink.hints import Problem, of_code, of_error, of_tls_text
 from gateway.uplink.message import Message
+from gateway.uplink.names import NAMES, Names
+from gateway.uplink.pahoclient import PACKET_BYTES, PahoClient
+from gateway.uplink.pulse import PATIENCE_S, Pulse
+from gateway.uplink.tcp import CONNECT_S, running, traffic
+from gateway.uplink.tls import tls_context
+from gateway.uplink.window import MESSAGES, Flight, Window
 
 log = logging.getLogger(__name__)
 
-WINDOW = 20
-CONNECT_S = 5.0
-"""Each of: TCP, TLS handshake, CONNACK."""
-PUBACK_S = 30.0
-"""An acknowledgement that takes longer means a half-open connection."""
+WINDOW = MESSAGES
+INBOUND = 50
+"""How many messages a broker may send us before it waits for an acknowledgement (MQTT 5)."""
+SESSION_S = 86_400
+CARRIER_S = 2.0
+"""A cable may be out for so long before a connection bound to it is given up."""
 MESSAGE_BYTES = 32_000
 _FRAME_BYTES = 512
 """Topic, lengths and properties around a payload."""
+_TOO_LARGE = 0x95
+_KEEPALIVE = 0x8D
 
 
 class Refused(Exception):  # noqa: N818 (a noun of the protocol, not a bug)
@@ -57,116 +72,104 @@ class Ack(Struct, frozen=True):
     name: str
 
 
-def tls_context(tls: Tls) -> ssl.SSLContext:
-    """A context that checks the chain and the name, TLS 1.2 or newer.
-
-    Raises:
-        OSError: a file cannot be read; ssl.SSLError: it is not what it should be.
-    """
-    for path in (tls.ca_file, tls.cert_file, tls.key_file):
-        if path is not None:  # the ssl module's own error does not say which file
-            with Path(path).open("rb"):
-                pass
-    if tls.key_file is not None and Path(tls.key_file).stat().st_mode & stat.S_IRWXO:
-        log.warning("private key is open to everyone file=%s do='chmod o-rwx'", tls.key_file)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_verify_locations(tls.ca_file)
-    if tls.cert_file is not None:
-        context.load_cert_chain(tls.cert_file, tls.key_file)
-    return context
-
-
-class _Client(Client):
-    """paho leaves the socket of a failed handshake to the garbage collector; this closes it."""
-
-    tls: ssl.SSLContext | None = None
-
-    def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
-        assert self.tls is not None
-        sock = self.tls.wrap_socket(tcp_sock, server_hostname=self.host, do_handshake_on_connect=False)
-        try:
-            sock.settimeout(CONNECT_S)
-            sock.do_handshake()
-        except BaseException:
-            sock.close()
-            raise
-        return sock
-
-
 class Connection:
     """Used once: `open`, then `pump` and `publish` in turns until it raises Refused, then `abandon` (or `farewell`)."""
 
     def __init__(self, platform: Platform, client_id: str, password: str | None, will: Message,
-                 now: Callable[[], float], *, subscriptions: tuple[str, ...] = ()) -> None:
+                 now: Callable[[], float], *, subscriptions: tuple[str, ...] = (), bind: str = "",
+                 context: ssl.SSLContext | None = None, session_s: int = SESSION_S, patience_s: float = PATIENCE_S,
+                 names: Names = NAMES) -> None:
+        """`bind`: speak through this interface only; `context`: instead of one made from `platform.tls`.
+
+        `session_s`: how long the broker keeps our session after we are gone; 0 for none. MQTT 3.1.1 knows only 0 and
+        for ever.
+        """
         self.platform = platform
         self.up = False
         """CONNACK said yes."""
+        self.session_present = False
+        """The broker knows us: our subscriptions, and what it keeps for us, outlived the last connection."""
         self.payload_bytes = 1 << 28
         """The largest payload the broker takes; we aim at MESSAGE_BYTES."""
-        self._window = WINDOW
+        self.denied: dict[str, Problem] = {}
+        """Subscriptions the broker refused, with what to do about it."""
+        self.answered_any = False
+        """At least one publish was acknowledged."""
+        self.wire_bytes = 0
+        """What the connection cost so far, both directions, headers included; 0 where the kernel does not tell."""
+        self._subscriptions, self._context, self._session_s = subscriptions, context, session_s
+        self._window, self._pulse = Window(), Pulse(patience_s, now())
+        self._may_retain = True
         self._now = now
         self._acks: deque[tuple[int, int, str]] = deque()
-        self._flying: dict[int, tuple[Any, float]] = {}
+        self._answers: list[Ack] = []
         self._waiting: deque[tuple[Message, Any]] = deque()
-        self._heard: deque[tuple[str, bytes]] = deque()
-        self._subscriptions = subscriptions
-        self.session_present = False
+        self._heard = Heard()
+        self._subscribing = False
         self._problem: Problem | None = None
         self._said = ""
         self._answered = False
-        self._since_s = now()
+        self._since_s = self._carrier_s = now()
         self._is_5 = platform.mqtt == "5"
         # reconnect_on_failure would make paho fall back to MQTT 3.1 by itself.
-        if self._is_5:
-            client = _Client(CallbackAPIVersion.VERSION2, client_id, protocol=MQTTProtocolVersion.MQTTv5,
-                            reconnect_on_failure=False)
-        else:
-            client = _Client(CallbackAPIVersion.VERSION2, client_id, clean_session=True,
-                            protocol=MQTTProtocolVersion.MQTTv311, reconnect_on_failure=False)
+        client = PahoClient(
+            CallbackAPIVersion.VERSION2, client_id, clean_session=None if self._is_5 else not session_s,
+            protocol=MQTTProtocolVersion.MQTTv5 if self._is_5 else MQTTProtocolVersion.MQTTv311,
+            reconnect_on_failure=False, manual_ack=True)
+        client.interface, client.names = bind, names
         client.connect_timeout = CONNECT_S
         client.max_inflight_messages_set(0)  # the window is ours; paho must never hold a message back
-        client.will_set(will.topic, will.payload, qos=will.qos, retain=will.retain)
+        client.will_set(will.topic, will.payload, will.qos, will.retain,
+                        self._properties(will, PacketTypes.WILLMESSAGE))
         if platform.username is not None:
             client.username_pw_set(platform.username, password)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
-        client.on_log = self._on_log
+        client.on_subscribe = self._on_subscribe
         client.on_message = self._on_message
-        self._client: _Client | None = client
+        client.on_log = self._on_log
+        self._client: PahoClient | None = client
 
     # callbacks: set and append, nothing else
 
-    def _on_connect(self, _client: Client, _data: Any, _flags: Any, reason: Any, properties: Any) -> None:
+    def _on_connect(self, client: Client, _data: Any, flags: Any, reason: Any, properties: Any) -> None:
         self._answered = True
         if reason.is_failure:
             self._problem = of_code(reason.value, reason.getName())
             return
-        self._window = min(WINDOW, getattr(properties, "ReceiveMaximum", WINDOW))
+        self.session_present = bool(flags.session_present)
+        self._window.messages = min(WINDOW, getattr(properties, "ReceiveMaximum", WINDOW))
         self.payload_bytes = getattr(properties, "MaximumPacketSize", 1 << 28) - _FRAME_BYTES
-        self.session_present = bool(getattr(_flags, "session_present", False))
+        self._may_retain = bool(getattr(properties, "RetainAvailable", 1))
         self.up = True
-        for topic in self._subscriptions:
-            self._living().subscribe(topic, qos=1)
-
-    def _on_message(self, _client: Client, _data: Any, message: Any) -> None:
-        if len(self._heard) < 100 and len(message.payload) <= 1 << 16:
-            self._heard.append((message.topic, message.payload))
-
-    def heard(self) -> list[tuple[str, bytes]]:
-        """What came in since the last call."""
-        out = list(self._heard)
-        self._heard.clear()
-        return out
+        if self._subscriptions:
+            self._subscribing = True
+            client.subscribe([(topic, 1) for topic in self._subscriptions])
 
     def _on_disconnect(self, _client: Client, _data: Any, flags: Any, reason: Any, _properties: Any) -> None:
         self.up = False
-        if self._problem is None and flags.is_disconnect_packet_from_server:
+        if self._problem is not None:
+            return
+        if flags.is_disconnect_packet_from_server:
             self._problem = of_code(reason.value, reason.getName())
+        elif reason.value == _KEEPALIVE:
+            self._problem = hints.SILENT
 
     def _on_publish(self, _client: Client, _data: Any, mid: int, reason: Any, _properties: Any) -> None:
         self._acks.append((mid, reason.value, reason.getName()))
+
+    def _on_subscribe(self, _client: Client, _data: Any, _mid: int, reasons: Any, _properties: Any) -> None:
+        self._subscribing = False
+        self.denied = {topic: of_code(reason.value, reason.getName())
+                       for topic, reason in zip(self._subscriptions, reasons, strict=False) if reason.is_failure}
+
+    def _on_message(self, _client: Client, _data: Any, message: Any) -> None:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            topic = None
+        self._heard.add(topic, message.payload, (message.mid, message.qos), not self._living().overlong)
 
     def _on_log(self, _client: Client, _data: Any, level: int, text: str) -> None:
         # Errors only: the one place where paho tells what a socket said (TLS 1.3 refuses a client after the handshake).
@@ -183,46 +186,79 @@ class Connection:
         """
         client, platform = self._living(), self.platform
         try:
-            if platform.tls is not None:
-                client.tls = tls_context(platform.tls)
+            if platform.tls is not None or self._context is not None:
+                client.tls = self._context or tls_context(platform.tls)  # type: ignore[arg-type]
                 client.tls_set_context(client.tls)
             if self._is_5:
-                client.connect(platform.host, platform.port, platform.keepalive_s, clean_start=True)
+                properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+                properties.SessionExpiryInterval = self._session_s
+                properties.ReceiveMaximum, properties.MaximumPacketSize = INBOUND, PACKET_BYTES
+                client.connect(platform.host, platform.port, platform.keepalive_s, clean_start=not self._session_s,
+                               properties=properties)
             else:
                 client.connect(platform.host, platform.port, platform.keepalive_s)
-            sock = client.socket()
-            if sock is not None:  # a small message must not wait for the acknowledgement of the one before
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # type: ignore[attr-defined]
         except (OSError, ValueError) as error:
-            raise Refused(of_error(error, platform.host, platform.port, platform.tls is not None)) from None
-        self._since_s = self._now()
+            raise Refused(of_error(error, platform.host, platform.port, platform.tls is not None,
+                                   client.interface)) from None
+        self._since_s = self._carrier_s = self._now()
+        self._pulse.received(self._since_s)
 
     @property
     def room(self) -> int:
-        """Messages the window still takes."""
-        return self._window - self.flying if self.up else 0
+        """Messages the window still takes; none while what flies is more than the line carries in a few seconds."""
+        return max(0, self._window.room - len(self._waiting)) if self.up else 0
 
     @property
     def flying(self) -> int:
         """Messages that are not acknowledged yet."""
-        return len(self._flying) + len(self._waiting)
+        return len(self._window.flying) + len(self._waiting)
+
+    @property
+    def unheard(self) -> int:
+        """Messages to us that were dropped: too long, or too many waited."""
+        return self._heard.dropped
 
     def publish(self, message: Message, token: Any) -> None:
-        """Send with QoS 1 (beyond the window: as soon as there is room); `token` comes back in the Ack."""
-        self._waiting.append((message, token))
-        self._launch()
+        """Send (beyond the window: as soon as there is room); `token` comes back in the Ack.
 
-    def _launch(self) -> None:
-        while self._waiting and len(self._flying) < self._window:
-            message, token = self._waiting.popleft()
-            info = self._living().publish(message.topic, message.payload, qos=1, retain=message.retain)
-            if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
-                return  # the socket broke; the next `pump` says so, and nobody was told that this one arrived
-            self._flying[info.mid] = (token, self._now())
+        What the broker said it would not take is answered here instead of costing the connection. QoS 0 is answered as
+        soon as it is handed over.
+        """
+        if len(message.payload) > self.payload_bytes:
+            self._answers.append(Ack(token, _TOO_LARGE, "Packet too large"))
+        elif message.qos == 0:
+            self.mention(message)
+            self._answers.append(Ack(token, 0, "Success"))
+        else:
+            self._waiting.append((message, token))
+            self._launch()
 
     def mention(self, message: Message) -> None:
         """Send with QoS 0: no answer, no promise."""
-        self._living().publish(message.topic, message.payload, qos=0)
+        if len(message.payload) <= self.payload_bytes:
+            self._send(message, 0)
+
+    def _launch(self) -> None:
+        while self._waiting and len(self._window.flying) < self._window.messages:
+            message, token = self._waiting.popleft()
+            info = self._send(message, message.qos)
+            if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                return  # the socket broke; the next `pump` says so, and nobody was told that this one arrived
+            self._window.launch(info.mid, Flight(token, self._now(), len(message.payload)))
+
+    def _send(self, message: Message, qos: int) -> Any:
+        return self._living().publish(message.topic, message.payload, qos, message.retain and self._may_retain,
+                                      self._properties(message, PacketTypes.PUBLISH))
+
+    def _properties(self, message: Message, packet: int) -> Properties | None:
+        if not self._is_5 or (message.expiry_s is None and not message.content_type):
+            return None
+        properties = Properties(packet)  # type: ignore[no-untyped-call]
+        if message.expiry_s is not None:
+            properties.MessageExpiryInterval = message.expiry_s
+        if message.content_type:
+            properties.ContentType = message.content_type
+        return properties
 
     def pump(self, timeout_s: float) -> None:
         """Let the socket speak for up to `timeout_s`; returns as soon as something happened.
@@ -231,45 +267,89 @@ class Connection:
             Refused: the connection is over.
         """
         client = self._living()
-        sock: Any = client.socket()
+        try:
+            sock = self._talk(client, timeout_s)
+        except (ValueError, LookupError, TypeError, struct.error):
+            # paho gave up in the middle of a packet that is none.
+            log.exception("not understood platform=%s", self.platform.id)
+            raise Refused(hints.GARBLED) from None
         if sock is None:
             raise Refused(self._cause())
+        self._watch(client, sock)
+
+    def _talk(self, client: PahoClient, timeout_s: float) -> Any:
+        sock: Any = client.socket()
+        if sock is None:
+            return None
         if isinstance(sock, ssl.SSLSocket) and sock.pending():  # decrypted already, so the socket itself stays quiet
-            client.loop_read()
+            self._read(client)
             sock, timeout_s = client.socket(), 0.0
             if sock is None:
-                raise Refused(self._cause())
+                return None
         poll = select.poll()
         poll.register(sock, select.POLLIN | (select.POLLOUT if client.want_write() else 0))
         for _, happened in poll.poll(max(0, round(timeout_s * 1000))):
             if happened & ~select.POLLOUT:
-                client.loop_read()
+                self._read(client)
             if happened & select.POLLOUT:
                 client.loop_write()
         client.loop_misc()
-        if client.socket() is None:
-            raise Refused(self._cause())
-        waited_s = self._now() - self._since_s
-        if not self.up and waited_s > CONNECT_S:
-            raise Refused(self._problem or NO_CONNACK)
-        if self._flying and self._now() - next(iter(self._flying.values()))[1] > PUBACK_S:
-            raise Refused(SILENT)
+        return client.socket()
+
+    def _read(self, client: PahoClient) -> None:
+        self._pulse.received(self._now())
+        if client.loop_read() == MQTTErrorCode.MQTT_ERR_PROTOCOL and self._answered and self._problem is None:
+            self._problem = hints.GARBLED
+
+    def _watch(self, client: PahoClient, sock: Any) -> None:
+        now = self._now()
+        if not self.up:
+            if now - self._since_s > CONNECT_S:
+                raise Refused(self._problem or hints.NO_CONNACK)
+            return
+        moved = traffic(sock)
+        self.wire_bytes = moved.wire_bytes
+        flying, unwritten = bool(self._window.flying), client.want_write()
+        if not self._pulse.beats(now, flying=flying, owed=flying or self._subscribing or unwritten,
+                                 queued=moved.queued or unwritten, moved_bytes=moved.moved_bytes,
+                                 keepalive_s=client.keepalive):
+            raise Refused(hints.SILENT)
+        if not client.interface or running(sock, client.interface):
+            self._carrier_s = now
+        elif now - self._carrier_s > CARRIER_S:
+            raise Refused(hints.UNPLUGGED)
 
     def acks(self) -> list[Ack]:
         """Answers since the last call."""
-        out = []
+        now, out, self._answers = self._now(), self._answers, []
         while self._acks:
             mid, code, name = self._acks.popleft()
-            flight = self._flying.pop(mid, None)
+            flight = self._window.land(mid, now)
             if flight is not None:
-                out.append(Ack(flight[0], code, name))
-        if out:
+                self._pulse.answered(now)
+                self.answered_any = True
+                out.append(Ack(flight.token, code, name))
+        if self._waiting:
             self._launch()
         return out
 
+    def heard(self) -> list[tuple[str, bytes]]:
+        """What was published to us since the last call: topic and payload, oldest first.
+
+        Asking again says that the last ones were dealt with: only then does the broker learn that they arrived.
+        """
+        self._receipt()
+        return self._heard.take()
+
+    def _receipt(self) -> None:
+        if self._client is not None and self.up:
+            for mid, qos in self._heard.receipts():
+                self._client.ack(mid, qos)
+
     def farewell(self) -> None:
-        """Say goodbye, so that the broker keeps the last will to itself."""
+        """Say goodbye, so that the broker keeps the last will to itself; the session stays."""
         if self._client is not None and self._client.socket() is not None:
+            self._receipt()
             self._client.disconnect()
         self.abandon()
 
@@ -279,13 +359,15 @@ class Connection:
         if client is None:
             return
         client.on_connect = client.on_disconnect = client.on_publish = client.on_log = None
+        client.on_subscribe = client.on_message = None
         sock: Any = client.socket()
         if sock is not None:
+            self.wire_bytes = traffic(sock).wire_bytes or self.wire_bytes
             sock.close()
 
-    def _living(self) -> _Client:
+    def _living(self) -> PahoClient:
         if self._client is None:
-            raise Refused(LOST)
+            raise Refused(hints.LOST)
         return self._client
 
     def _cause(self) -> Problem:
@@ -294,5 +376,5 @@ class Connection:
         if self.platform.tls is not None and ("SSL" in self._said or "TLS" in self._said.upper()):
             return of_tls_text(self._said, f"{self.platform.host}:{self.platform.port}")
         if not self._answered:
-            return CLOSED if self.platform.tls is None else NOT_LET_IN
-        return LOST
+            return hints.CLOSED if self.platform.tls is None else hints.NOT_LET_IN
+        return hints.SUBSCRIPTION if self._subscribing else hints.LOST

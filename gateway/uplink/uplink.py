@@ -22,11 +22,13 @@ from gateway.uplink.budget import Budget
 from gateway.uplink.feed import Feed
 from gateway.uplink.hints import Problem
 from gateway.uplink.inbound import Inbound
+from gateway.uplink.lookout import Lookout
 from gateway.uplink.message import Message, squeezed
 from gateway.uplink.mqtt import Connection, Refused
 from gateway.uplink.outage import Outage
 from gateway.uplink.profile import Order, Outcome, Profile, Talk, TimeAnswer
 from gateway.uplink.reader import Decoded, Reader
+from gateway.uplink.route import Route
 from gateway.uplink.selection import Selection
 from gateway.uplink.snapshots import Snapshots
 
@@ -36,6 +38,10 @@ _PULSE_S = 0.02
 """How soon a commit is noticed while acknowledgements are awaited."""
 _IDLE_S = 0.25
 """How soon the socket and the present states are looked at while nothing is to be sent; an alarm's commit wakes it."""
+_DIAG_BYTES = 4000
+"""About what a `diag` takes."""
+_DRAIN_S = 2.0
+"""How long a change of links waits for answers; what has none is sent again."""
 
 
 class Sources(Struct, frozen=True, kw_only=True):
@@ -97,13 +103,16 @@ class Uplink:
         self.platform, self.profile, self.sources = platform, profile, sources
         self._password, self._now, self._rng = password, now, rng or random.Random()
         self._selection = Selection(platform.filter, sources.hazards)
-        self._budget = Budget()
+        self._budget = Budget(None if platform.cap_mb_day is None else 1e6 * platform.cap_mb_day)
+        self._counted_bytes = 0
+        """Of the present connection, as told to the budget."""
         self._feed = Feed(platform, profile, sources.reader, self._selection, self._budget, decode=sources.decode,
                           door=sources.door, report=self._report, now=now)
         self._inbound = Inbound(platform.id, profile, sources.reader, allowed=platform.commands,
                                 command=sources.command, time_answered=sources.time_answered, report=self._report)
         self._connection: Connection | None = None
-        self._outage = Outage(platform, self._rng, now())
+        self._outage, self._route = Outage(platform, self._rng, now()), Route(platform.links, now())
+        self._lookout = Lookout(self._route, platform.host, platform.port)
         self._snapshots = Snapshots(platform.warn_every_s)
         self._session = ""
         self._facts: Mapping[str, Any] = {}
@@ -178,14 +187,23 @@ class Uplink:
         if now < self._second_at_s:
             return
         self._second_at_s = now + 1.0
+        door = self.sources.door()
+        self._budget.turn(now, None if door.trust == "unset" else now + door.offset_ms / 1000)
         backlog = self.sources.reader.backlog()
         self._left = (backlog.rows, backlog.records)
         if self._connection is None or not self._outage.connected:
             return
+        self._count_bytes(self._connection)
         if (name := self.sources.time_question()) is not None:
             self._say(self._connection, self.profile.ask_time(name, self.sources.door()))
         if self._promises() != self._facts:
             self._greet(self._connection)
+
+    def _count_bytes(self, connection: Connection) -> None:
+        """Bytes cost money on a metered link, and everywhere where nobody said which links there are."""
+        if self._route.link.metered or not self.platform.links:
+            self._budget.spent(connection.wire_bytes - self._counted_bytes)
+        self._counted_bytes = connection.wire_bytes
 
     # coming and going
 
@@ -194,13 +212,17 @@ class Uplink:
         self._session = f"{self._rng.getrandbits(48):012x}"
         self._connection = Connection(
             platform, platform.client_id or self.profile.gateway, self._password, self._squeezed(
-                self.profile.will(self._session)), self._now, subscriptions=self.profile.subscriptions)
+                self.profile.will(self._session)), self._now,
+            subscriptions=self.profile.subscriptions if self._outage.subscribes else (),
+            bind=self._route.link.interface, patience_s=self._outage.patience_s)
+        self._counted_bytes = 0
         self._connection.open()
 
     def _begin(self, connection: Connection) -> None:
         """First words of a connection: who we are, then what we see now."""
         now = self._now()
         self._outage.ended(now)
+        self._route.served(now)
         self._feed.counts["connections"] += 1
         self._snapshots.restart()
         self._diag_at_s = now
@@ -226,12 +248,26 @@ class Uplink:
         return Talk(self._session, round(self._now() * 1000) + door.offset_ms, door)
 
     def _lost(self, problem: Problem) -> None:
-        if self._connection is not None:
-            self._connection.abandon()
-        self._connection = None
-        told = self._outage.lost(problem, self._now())
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._count_bytes(connection)
+            connection.abandon()
+        now = self._now()
+        told = self._outage.lost(problem, now, metered=self._route.link.metered,
+                                 answered=connection is not None and connection.answered_any)
+        if not problem.code and self._route.failed(now):
+            self._outage.retry_at_s = now
         if told is not None:
             self._report(f"uplink.{told.kind}", {"text_en": told.en, "text_zh": told.zh})
+
+    def _change_links(self, connection: Connection) -> None:
+        until_s = self._now() + _DRAIN_S
+        while connection.flying and self._now() < until_s:
+            connection.pump(_PULSE_S)
+            self._feed.settle(connection.acks())
+        connection.farewell()
+        self._connection = None
+        self._outage.stopped(self._now())
 
     def _report(self, kind: str, why: dict[str, Any]) -> None:
         self.sources.report(kind, {"platform": self.platform.id} | why)
@@ -240,6 +276,9 @@ class Uplink:
 
     def _serve(self, connection: Connection, timeout_s: float) -> None:
         feed, reader = self._feed, self.sources.reader
+        if self._lookout.better(self._now()):
+            self._change_links(connection)
+            return
         feed.look(self._news)
         self._publish_present(connection)
         sent = 0 if feed.idle() else feed.send(connection)
@@ -257,7 +296,11 @@ class Uplink:
         self._listen(connection)
 
     def _listen(self, connection: Connection) -> None:
-        again = False
+        again, denied, connection.denied = False, connection.denied, {}
+        for topic, problem in denied.items():
+            log.error("subscription refused platform=%s topic=%s hint=%s", self.platform.id, topic, problem.en)
+            self._report("uplink.refused", {"topic": topic, "code": problem.code, "text_en": problem.en,
+                                            "text_zh": problem.zh})
         for topic, payload in connection.heard():
             again |= self._inbound.hear(topic, payload)
         if again:
@@ -271,7 +314,7 @@ class Uplink:
             if present is not None and self._selection.object(o.object):
                 self._say(connection, self.profile.warn(o, self.sources.door(), present.t_ms,
                                                         3 * self.platform.warn_every_s))
-        if now >= self._diag_at_s and self._budget.allows("diag", now):
+        if now >= self._diag_at_s and self._budget.allows("diag", _DIAG_BYTES, now):
             self._diag_at_s = now + self.platform.diag_every_s
             self._say(connection, self.profile.diag(self._talk(), dict(self.sources.health())))
 

@@ -111,13 +111,19 @@ class Walk:
         return not (self.flying or self._refused) and (
             self._held or not (self._page or self._next or self._fresh))
 
+    def ready(self, reader: Reader, now_s: float) -> bool:
+        """Whether there is a row to send, and its time has come."""
+        if self.flying >= (1 if self.blocked else self.share) or (self.blocked and now_s < self.retry_s):
+            return False
+        return bool(self._refused and now_s >= self.retry_s) or (not self._held and self._more(reader))
+
     def take(self, reader: Reader, encode: Encode, limit_bytes: int, now_s: float) -> Batch | None:
         """The next message, or None when it has nothing to say now.
 
         `encode` raises ValueError for a row that can never be told (it is handed out alone, with the `fault`), and
         NotYetError for one that has to wait.
         """
-        if self.flying >= (1 if self.blocked else self.share) or (self.blocked and now_s < self.retry_s):
+        if not self.ready(reader, now_s):
             return None
         if self._refused and now_s >= self.retry_s and (not self.blocked or self._turn or not self._more(reader)):
             self._turn = False

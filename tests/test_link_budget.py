@@ -1,0 +1,169 @@
+"""The day's budget and the backlog's pace: what passes, what waits, and that nothing passes twice for one price."""
+
+import random
+
+import pytest
+
+from gateway.uplink.budget import DAY_S, SAVER_EVERY_S, Bucket, Budget, wire_bytes
+
+KINDS = ("alarm", "event", "live", "backlog", "warn", "diag")
+UTC = 20_000 * DAY_S
+
+
+def allowed(budget, now_s=0.0, size=100):
+    return [kind for kind in KINDS if budget.allows(kind, size, now_s)]
+
+
+def test_without_a_cap_everything_passes_always():
+    budget = Budget(None)
+    budget.spent(10**15)
+    assert (budget.mode, allowed(budget)) == ("normal", list(KINDS))
+
+
+def test_what_gives_way_in_which_order():
+    budget = Budget(1_000_000)
+    assert (budget.mode, allowed(budget)) == ("normal", list(KINDS))
+    budget.spent(799_999)
+    assert (budget.mode, allowed(budget)) == ("normal", list(KINDS))
+    budget.spent(1)
+    assert (budget.mode, allowed(budget)) == ("saver", ["alarm", "event", "live", "warn", "diag"])
+    budget.spent(200_000)
+    assert (budget.mode, allowed(budget)) == ("alarm_only", ["alarm", "event", "warn"])
+    budget.spent(10_000_000)
+    assert allowed(budget) == ["alarm", "event", "warn"], "an alarm has no price"
+
+
+def test_saver_lets_live_pass_once_a_minute_and_diag_once_an_hour():
+    budget = Budget(1_000_000)
+    budget.spent(800_000)
+    passed = {kind: [s for s in range(7201) if budget.allows(kind, 10, float(s))]
+              for kind in ("live", "diag", "backlog")}
+    assert passed["live"] == list(range(0, 7201, 60))
+    assert passed["diag"] == [0, 3600, 7200]
+    assert passed["backlog"] == []
+
+
+def test_a_message_that_would_break_the_cap_waits():
+    budget = Budget(1_000_000)
+    budget.spent(790_000)
+    assert not budget.allows("live", 210_001, 0.0)
+    assert budget.allows("live", 210_000, 0.0)
+    assert budget.allows("alarm", 10**9, 0.0)
+
+
+def test_a_new_day_begins_anew():
+    budget = Budget(1000)
+    assert not budget.turn(10.0, UTC + 5)
+    budget.spent(2000)
+    assert not budget.turn(100.0, UTC + DAY_S - 1)
+    assert budget.mode == "alarm_only"
+    assert budget.turn(101.0, UTC + DAY_S)
+    assert (budget.mode, budget.kept) == ("normal", (20_001, 0))
+
+
+def test_without_a_clock_the_boots_days_count():
+    budget = Budget(1000)
+    budget.turn(10.0, None)
+    budget.spent(2000)
+    assert not budget.turn(DAY_S - 1.0, None)
+    assert budget.turn(DAY_S + 1.0, None)
+    assert budget.mode == "normal"
+
+
+def test_a_clock_that_is_set_or_put_back_gives_no_new_day():
+    budget = Budget(1000)
+    budget.turn(10.0, None)
+    budget.spent(1000)
+    assert not budget.turn(20.0, UTC), "the first time it is known"
+    assert not budget.turn(30.0, UTC - 5 * DAY_S), "put back"
+    assert not budget.turn(40.0, None), "lost again, within the same day of the boot"
+    assert budget.mode == "alarm_only"
+    assert budget.turn(50.0, UTC - 4 * DAY_S)
+
+
+def test_a_restart_forgets_neither_day_nor_bytes():
+    budget = Budget(1000)
+    budget.turn(10.0, UTC)
+    budget.spent(900)
+    again = Budget(1000, *budget.kept)
+    again.turn(5.0, None)
+    assert again.mode == "saver", "the clock is not known yet"
+    again.turn(6.0, UTC + 10)
+    assert again.mode == "saver"
+    assert again.turn(7.0, UTC + DAY_S)
+
+
+@pytest.mark.parametrize(("cap_mb", "live_bytes", "every_s"), [(5, 300, 10), (1, 2000, 10), (20, 500, 1)])
+def test_a_day_stays_below_its_cap_but_for_what_must_pass(cap_mb, live_bytes, every_s):
+    budget, cap = Budget(cap_mb * 1_000_000), cap_mb * 1_000_000
+    must = total = 0
+    for second in range(0, DAY_S, every_s):
+        budget.turn(float(second), UTC + second)
+        alarms = (("alarm", 400),) if second % 3600 == 0 else ()
+        for kind, size in (("live", live_bytes), ("backlog", 20_000), *alarms):
+            price = wire_bytes(size)
+            if budget.allows(kind, price, float(second)):
+                budget.spent(price)
+                total += price
+                must += price if kind == "alarm" else 0
+    assert total <= cap + must
+    assert total > 0.8 * cap, "and it is used"
+
+
+def test_overhead_is_counted():
+    assert 200 < wire_bytes(10) < 500
+    assert 32_000 * 1.05 < wire_bytes(32_000) < 32_000 * 1.15
+    assert wire_bytes(10, tls=False) < wire_bytes(10)
+
+
+def drain(bucket, sizes, limit_s):
+    """When each message goes, as fast as the bucket lets."""
+    now, went = 0.0, []
+    for size in sizes:
+        while (wait_s := bucket.wait_s(now)) > 0:
+            now += wait_s
+            if now > limit_s:
+                return went
+        bucket.take(size)
+        went.append((now, size))
+    return went
+
+
+def test_a_bucket_keeps_both_paces():
+    seed = random.randrange(1 << 30)
+    print("seed", seed)
+    rng = random.Random(seed)
+    for messages_per_s, bytes_per_s in ((20, None), (20, 4000), (3, 100_000), (0.5, 500)):
+        sizes = [rng.randrange(20, 32_000) for _ in range(5000)]
+        went = drain(Bucket(messages_per_s, bytes_per_s, 0.0), sizes, 600.0)
+        assert len(went) > 2
+        for n in range(len(went)):
+            later = went[n:n + 200]
+            span_s = later[-1][0] - later[0][0]
+            assert len(later) <= span_s * messages_per_s + max(1, messages_per_s / 4) + 0.01
+            if bytes_per_s is not None:  # the last one may be paid for afterwards
+                assert sum(size for _, size in later[:-1]) <= (span_s + 0.25) * bytes_per_s + 1e-3
+
+
+def test_a_bucket_uses_its_pace():
+    went = drain(Bucket(20, None, 0.0), [100] * 5000, 100.0)
+    assert len(went) == pytest.approx(2000, abs=10)
+    went = drain(Bucket(1000, 8000, 0.0), [1000] * 5000, 100.0)
+    assert len(went) == pytest.approx(800, abs=5)
+
+
+def test_a_message_larger_than_the_pace_goes_and_is_paid_for_afterwards():
+    went = drain(Bucket(20, 1000, 0.0), [32_000] * 4, 100.0)
+    assert [round(at_s) for at_s, _ in went] == [0, 32, 64, 96]
+
+
+def test_time_that_stands_still_or_runs_back_gives_nothing():
+    bucket = Bucket(1, None, 100.0)
+    assert bucket.wait_s(100.0) == 0
+    bucket.take(10)
+    assert bucket.wait_s(100.0) == bucket.wait_s(50.0) == 1
+    assert bucket.wait_s(100.5) == 0.5
+
+
+def test_the_saver_has_a_pace_for_what_it_thins():
+    assert set(SAVER_EVERY_S) == {"live", "diag"}
