@@ -22,12 +22,13 @@ import numpy as np
 import drivers
 from drivers import strictyaml
 from drivers.pins import open_relay
-from gateway import control, heap, logs, site, status
-from gateway.clock import Clock
+from gateway import control, heap, logs, rtc, site, status
+from gateway.clock import BUILT_MS, Clock
 from gateway.config import Platform
 from gateway.corridor import Corridor
 from gateway.detector import Detector, Scorer
 from gateway.errands import Errands, Wire
+from gateway.gnss import Gnss
 from gateway.inbox import Inbox
 from gateway.journal.journal import Journal, Recovered
 from gateway.journal.rows import decode, decode_events
@@ -39,6 +40,8 @@ from gateway.outputs import Outputs
 from gateway.polls import polls as polls_of
 from gateway.supervisor import Supervisor
 from gateway.uplink import profiles
+from gateway.uplink.admission import Admission
+from gateway.uplink.asking import Asking
 from gateway.uplink.uplink import Sources, Uplink
 from gateway.worker import Fault, Worker
 
@@ -73,7 +76,7 @@ class Box:
 
     def __init__(self, path: Path, scorer: Scorer | None = None) -> None:
         self.config = config = site.load(path)
-        self.clock = clock = Clock()
+        self.clock = clock = Clock(floor_ms=BUILT_MS, drift_ppm=config.clock.drift_ppm)
         self._began_s = clock.now()
         self.version = metadata.version("mingluo")
         library = site.library(path)
@@ -87,6 +90,7 @@ class Box:
             new_epoch=new_id, platforms=[p.id for p in config.platforms], commit_s=config.journal.commit_s,
             max_bytes=config.journal.max_bytes)
         self.recovered = self.journal.open()
+        self._set_clock()
         ports: dict[str, Any] = {wire.id: getattr(wire, "port", "") for wire in config.wires}
         opened = {o.id: partial(open_relay, ports[o.wire], o.pin, o.active) for o in config.outputs}
         self.outputs = Outputs(config.outputs, _try_all(opened), clock.now, reopen=lambda output: opened[output]())
@@ -133,6 +137,8 @@ class Box:
                               now=now, on_fault=self._tell_fault)],
             "uplink": [Worker(f"uplink {u.platform.id}", u.step, patience_s=UPLINK_PATIENCE_S, replace=False,
                               close=u.close, now=now, on_fault=self._tell_fault) for u in self.uplinks],
+            "clock": [Worker("gnss", gnss.step, patience_s=30.0, open=gnss.open, close=gnss.close, now=now,
+                             backoff_s=WIRE_BACKOFF_S, on_fault=self._tell_fault) for gnss in self._receivers()],
             "control": [Worker("control", self.control.step, patience_s=30.0, open=self.control.open,
                                close=self.control.close, now=now, on_fault=self._tell_fault)],
             "wire": [Worker(f"wire {wire}", partial(self._read, driver), patience_s=WIRE_PATIENCE_S, open=driver.open,
@@ -203,6 +209,30 @@ class Box:
         self.corridor.apply(self.pipeline.restore(found.latch, self.clock.now(), outage_s, age_s=age_s,
                                                   same_boot=found.latch_same_boot))
 
+    # --- the time
+
+    def _set_clock(self) -> None:
+        """What is known of the time before anybody is asked."""
+        door = self.clock.door()
+        if (alive_ms := self.recovered.alive_utc_ms) is not None:
+            self.clock.floor(alive_ms)
+        if (known := self.journal.offset(door.boot)) is not None:   # this boot knew it before the process was restarted
+            self.clock.offer("kept", *known)
+        if self.config.clock.rtc and (chip := rtc.read(now=self.clock.now)) is not None:
+            self.clock.offer("rtc", chip.offset_ms, rtc.ERROR_MS)
+        self.clock.tick()
+
+    def _receivers(self) -> list[Gnss]:
+        gnss = self.config.clock.gnss
+        return [] if gnss is None else [Gnss(gnss.port, gnss.baud, partial(self.clock.offer, "gnss"), self.clock.now)]
+
+    def _unsure_floor(self) -> int | None:
+        """While TLS has its grace: the latest moment this box is sure of."""
+        grace_s = 3600 * self.config.clock.tls_grace_h   # of this boot: monotonic time begins with it
+        if self.clock.door().trust != "unset" or self.clock.now() > grace_s:
+            return None
+        return max(BUILT_MS, self.recovered.alive_utc_ms or 0)
+
     def _ago_s(self, utc_ms: int | None) -> float | None:
         if utc_ms is None or self.clock.door().trust == "unset":
             return None
@@ -213,11 +243,15 @@ class Box:
     def _uplink(self, platform: Platform, folder: Path) -> Uplink:
         gateway = self.config.gateway
         names = {point.id: point.name for watched in self.config.objects for point in watched.points}
+        asking = Asking(partial(self.clock.offer, "broker"),
+                        lambda: platform.time and self.clock.source not in ("gnss", "kernel"), self.clock.now)
+        admission = Admission(self.nonce, self.clock.door, self.clock.now, partial(self.orders.do, platform.id))
         return Uplink(platform, profiles.make(platform, gateway.root, gateway.id, names), Sources(
             reader=self.journal.reader(platform.id), decode=_decode, present=lambda: self.corridor.present,
             door=self.clock.door, birth=self._birth, health=self.status,
             report=partial(self._report, platform.id), hazards={o.id: o.hazard for o in self.config.objects},
-            command=partial(self.orders.do, platform.id)),
+            command=admission.take, unsure_floor=self._unsure_floor, time_question=asking.question,
+            time_answered=asking.answered),
             site.secret(platform, folder), self.clock.now)
 
     def _report(self, platform: str, kind: str, why: dict[str, Any]) -> None:

@@ -1,8 +1,9 @@
 """Monotonic time, the boot it belongs to, and how far the wall clock can be trusted.
 
-Owns: the offset between the two clocks and the word of trust for it. Promises: nothing inside the box is timed by
-the wall clock; a step of more than a second is told; `synced` is said only while the kernel says so.
-Never: sets a clock, judges a time that came from elsewhere.
+Owns: the offset between monotonic time and UTC, and the word of trust for it. Promises: nothing inside the box is timed
+by the wall clock; a step of more than a second is told; `synced` is said only while a source vouches for it within a
+second, `holdover` only after that or after a valid clock chip; a time that came from a file is `unset`.
+Never: sets a clock.
 
 CLOCK_MONOTONIC, not CLOCK_BOOTTIME: they differ only by time spent suspended, and this box is never suspended;
 threads, sockets and Python itself wait on CLOCK_MONOTONIC, so there is one clock and no conversion. NTP slews both
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway import kernelclock
+from gateway.fixes import SYNCED_MS, Fix, Fixes, Source
 from gateway.kernelclock import Kernel
 from gateway.model import Door, Event, Trust
 
@@ -26,6 +28,8 @@ log = logging.getLogger(__name__)
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 TIMESYNCD_MARK = Path("/run/systemd/timesync/synchronized")
 """systemd-timesyncd touches it at its first synchronisation of this boot: how a restarted process knows of one."""
+BUILT_MS = 1_790_000_000_000
+"""21 September 2026: no box of this version ran before."""
 STEP_MS = 1000
 """A step beyond this is an event."""
 STILL_MS = 10
@@ -35,26 +39,31 @@ TRUST_ZH: dict[Trust, str] = {"synced": "已同步", "holdover": "守时", "unse
 
 
 class Clock:
-    """The box's time. `now` and `door` may be called from any thread at any rate; `tick` about once a second.
+    """The box's time. `now`, `door` and `offer` may be called from any thread at any rate; `tick` about once a second.
 
-    `mono` and `wall` give seconds, `kernel` the kernel's own opinion: handed in for tests and for replay.
+    `mono` and `wall` give seconds, `kernel` the kernel's own opinion: handed in for tests and for replay. `floor_ms`
+    is a UTC time before which it cannot be (the last commit of the journal).
     """
 
     def __init__(self, *, mono: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time,
                  kernel: Callable[[], Kernel] = kernelclock.ask, boot: str | None = None,
-                 synced_mark: Path = TIMESYNCD_MARK) -> None:
+                 synced_mark: Path = TIMESYNCD_MARK, floor_ms: int = 0, drift_ppm: float = 100.0) -> None:
         self.now = mono
         self._wall, self._kernel = wall, kernel
         self._boot = boot if boot is not None else BOOT_ID.read_text(encoding="ascii").strip()
         self._once_synced = synced_mark.exists()
         self._refused = False
         self._lock = threading.Lock()
+        self._fixes = Fixes(floor_ms, drift_ppm)
+        self.source: Source | None = None
+        """Who vouches for the offset now."""
         self.error_ms: float | None = None
-        """The kernel's bound on the error of the wall clock; None while not synced."""
+        """The bound on the error; None while nobody vouches."""
         self.synced_s: float | None = None
         """Monotonic time of the last look at which the clock was synced."""
-        self._door = Door(self._boot, self._measure(), self._look())
-        self._told_offset = False
+        self._wall_ms = self._measure()
+        self._door = self._look(self._wall_ms)
+        self._told: Fix | None = None
 
     def door(self) -> Door:
         """Give boot, offset and trust as of the last tick."""
@@ -64,51 +73,84 @@ class Clock:
         """Give the wall time of a monotonic millisecond of this boot, as far as it is known."""
         return t_ms + self._door.offset_ms
 
+    def floor(self, utc_ms: int) -> None:
+        """It cannot be earlier than this."""
+        with self._lock:
+            self._fixes.floor_ms = max(self._fixes.floor_ms, utc_ms)
+
+    def offer(self, source: Source, offset_ms: int, error_ms: float) -> bool:
+        """Hear what a source says; it counts from the next tick. False when it cannot be true."""
+        with self._lock:
+            taken = self._fixes.take(Fix(source, offset_ms, error_ms, self.now()))
+        if not taken:
+            log.warning("time refused source=%s offset_ms=%d effect=it would be before the journal's last word", source,
+                        offset_ms)
+        return taken
+
     def tick(self) -> list[Event]:
         """Look again. Returns what happened since the last look, mostly nothing.
 
         `clock.step`: the wall clock was set by more than a second · `clock.trust`: the word of trust changed ·
-        `clock.offset`: the offset of this boot is known from now on; what was stored before can be dated.
+        `clock.offset`: the offset of this boot is known from now on, or better than before; what was stored can be
+        dated · `clock.quarrel`: two sources contradict each other.
         """
         with self._lock:
-            was = self._door
-            trust, offset_ms = self._look(), self._measure()
-            moved_ms = offset_ms - was.offset_ms
+            was, events, t_ms = self._door, list[Event](), round(self.now() * 1000)
+            wall_ms = self._measure()
+            moved_ms = wall_ms - self._wall_ms
             if abs(moved_ms) < STILL_MS:
-                offset_ms, moved_ms = was.offset_ms, 0
-            t_ms = round(self.now() * 1000)
-            events = []
-            if trust != was.trust or moved_ms:
-                self._door = Door(self._boot, offset_ms, trust)
+                wall_ms, moved_ms = self._wall_ms, 0
+            self._wall_ms = wall_ms
+            door = self._look(wall_ms)
+            if door != was:
+                self._door = door
             if abs(moved_ms) > STEP_MS:
-                log.warning("wall clock stepped by_ms=%d trust=%s", moved_ms, trust)
+                log.warning("wall clock stepped by_ms=%d trust=%s", moved_ms, door.trust)
                 events.append(self._event("clock.step", t_ms, f"时钟跳变{moved_ms / 1000:+.1f}秒",
-                                          f"the wall clock was set by {moved_ms / 1000:+.1f} s", was_ms=was.offset_ms))
-            if trust != was.trust:
-                log.warning("clock trust=%s was=%s", trust, was.trust)
-                events.append(self._event("clock.trust", t_ms, f"时钟状态：{TRUST_ZH[was.trust]}→{TRUST_ZH[trust]}",
-                                          f"clock: {was.trust} → {trust}", was=was.trust))
-            if trust == "synced" and (not self._told_offset or moved_ms):
-                self._told_offset = True
+                                          f"the wall clock was set by {moved_ms / 1000:+.1f} s",
+                                          was_ms=wall_ms - moved_ms, to_ms=wall_ms))
+            if door.trust != was.trust:
+                log.warning("clock trust=%s was=%s source=%s", door.trust, was.trust, self.source)
+                events.append(self._event(
+                    "clock.trust", t_ms, f"时钟状态：{TRUST_ZH[was.trust]}→{TRUST_ZH[door.trust]}",
+                    f"clock: {was.trust} → {door.trust}", was=was.trust))
+            if self._better(door):
                 events.append(self._event("clock.offset", t_ms, "本次启动的时间偏移已确定",
                                           "the clock offset of this boot is known"))
+            for one, other in self._fixes.quarrels(self.now()):
+                apart_s = (one.offset_ms - other.offset_ms) / 1000
+                events.append(self._event(
+                    "clock.quarrel", t_ms, f"时间源 {one.source} 与 {other.source} 相差 {apart_s:+.1f} 秒",
+                    f"{one.source} and {other.source} differ by {apart_s:+.1f} s", sources=[one.source, other.source]))
             return events
+
+    def _better(self, door: Door) -> bool:
+        """Whether what the county was told of this boot's offset should be told anew."""
+        if door.trust == "unset" or self.source is None or self.error_ms is None:
+            return False
+        now, told = Fix(self.source, door.offset_ms, self.error_ms, self.now()), self._told
+        if told is not None and abs(now.offset_ms - told.offset_ms) < STILL_MS and told.error_ms <= 2 * now.error_ms:
+            return False
+        if told is not None and abs(now.offset_ms - told.offset_ms) <= told.error_ms <= 2 * now.error_ms:
+            return False
+        self._told = now
+        return True
 
     def report(self) -> dict[str, object]:
         """Build the clock's part of the status document."""
         door, now_s = self._door, self.now()
         return {"boot": door.boot, "trust": door.trust, "offset_ms": door.offset_ms, "error_ms": self.error_ms,
-                "utc_ms": round(now_s * 1000) + door.offset_ms,
+                "source": self.source, "utc_ms": round(now_s * 1000) + door.offset_ms,
                 "synced_ago_s": None if self.synced_s is None else round(now_s - self.synced_s, 1)}
 
     def _event(self, kind: str, t_ms: int, text_zh: str, text_en: str, **why: object) -> Event:
         door = self._door
         return Event(id=f"{kind}-{door.boot[:8]}-{t_ms}", kind=kind, t_ms=t_ms, text_zh=text_zh, text_en=text_en,
                      why={"boot": door.boot, "offset_ms": door.offset_ms, "trust": door.trust,
-                          "error_ms": self.error_ms} | why)
+                          "error_ms": self.error_ms, "source": self.source} | why)
 
     def _measure(self) -> int:
-        """Offset in ms, from the quickest of three looks at both clocks."""
+        """Offset of the wall clock in ms, from the quickest of three looks at both clocks."""
         best_s, offset_s = float("inf"), 0.0
         for _ in range(3):
             before, wall, after = self.now(), self._wall(), self.now()
@@ -116,7 +158,27 @@ class Clock:
                 best_s, offset_s = after - before, wall - (before + after) / 2
         return round(offset_s * 1000)
 
-    def _look(self) -> Trust:
+    def _look(self, wall_ms: int) -> Door:
+        """Ask the kernel, and choose."""
+        kernel, now_s, fixes = self._asked(), self.now(), self._fixes
+        if kernel.synced:
+            fixes.drop("kernel")   # what it says now is what it knows
+            fixes.take(Fix("kernel", wall_ms, kernel.error_ms or 0.0, now_s))
+        best = fixes.best(now_s)
+        if best is None:
+            self.source, self.error_ms = None, None
+            plausible = wall_ms + round(now_s * 1000) >= fixes.floor_ms
+            return Door(self._boot, wall_ms, "holdover" if self._once_synced and plausible else "unset")
+        error_ms = fixes.error_ms(best, now_s)
+        synced = error_ms <= SYNCED_MS and best.source != "rtc" and (best.source != "kernel" or kernel.synced)
+        self.source, self.error_ms = best.source, error_ms
+        if synced:
+            self._once_synced, self.synced_s = True, now_s
+        # A wall clock that nobody keeps may be set by anybody: what was known of the offset is better.
+        offset_ms = wall_ms if best.source == "kernel" and kernel.synced else best.offset_ms
+        return Door(self._boot, offset_ms, "synced" if synced else "holdover")
+
+    def _asked(self) -> Kernel:
         try:
             kernel = self._kernel()
             self._refused = False
@@ -125,9 +187,4 @@ class Clock:
                 log.warning("kernel clock state not readable error=%s", error)
             self._refused = True
             kernel = Kernel(synced=False)
-        self.error_ms = kernel.error_ms if kernel.synced else None
-        if kernel.synced:
-            self._once_synced = True
-            self.synced_s = self.now()
-            return "synced"
-        return "holdover" if self._once_synced else "unset"
+        return kernel

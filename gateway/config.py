@@ -243,6 +243,24 @@ class Journal(_Part, frozen=True, kw_only=True):
     """What may be written to the card in a day for it to last; 1 MB = 10^6 bytes. Only `plan` and `check` ask."""
 
 
+class Gnss(_Part, frozen=True, kw_only=True):
+    """A satellite receiver that tells the time."""
+
+    port: Text
+    baud: Literal[4800, 9600, 19200, 38400, 57600, 115200] = 9600
+
+
+class Clock(_Part, frozen=True, kw_only=True):
+    """Where the time comes from besides the kernel."""
+
+    rtc: bool = True
+    gnss: Gnss | None = None
+    drift_ppm: Annotated[float, Meta(gt=0, le=1000)] = 100.0
+    """How wrong the box's own oscillator may run; by it the error grows while nothing better is heard."""
+    tls_grace_h: Annotated[float, Meta(ge=0, le=720)] = 72.0
+    """How long after a start certificates are taken without their dates while the clock is unset."""
+
+
 class Control(_Part, frozen=True, kw_only=True):
     """The local door."""
 
@@ -271,5 +289,6 @@ class Config(_Part, frozen=True, kw_only=True):
     buttons: tuple[Button, ...] = ()
     platforms: tuple[Platform, ...] = ()
     journal: Journal = Journal()
+    clock: Clock = Clock()
     control: Control = Control()
     detector: Detector = Detector()

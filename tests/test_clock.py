@@ -61,7 +61,7 @@ def test_synced_from_the_start_tells_the_offset_once(world):
     events = clock.tick()
     assert kinds(events) == ["clock.offset"]
     assert events[0].why == {"boot": "b7e1f2a3-0000", "offset_ms": 1_780_000_000_000, "trust": "synced",
-                             "error_ms": 3.5}
+                             "error_ms": 3.5, "source": "kernel"}
     assert clock.tick() == []
 
 
@@ -86,7 +86,7 @@ def test_sync_lost_is_holdover_then_synced_again(world):
     assert kinds(clock.tick()) == ["clock.trust"]
     assert clock.door().trust == "holdover"
     assert clock.report()["synced_ago_s"] == 40_000.0
-    assert clock.error_ms is None
+    assert clock.error_ms == 3.5 + 4000   # 100 ppm of 40 000 s
     world.kernel = SYNCED
     assert kinds(clock.tick()) == ["clock.trust"]
     assert clock.door().trust == "synced"
@@ -132,6 +132,76 @@ def test_a_step_while_synced_gives_the_new_offset(world):
     clock.tick()
     world.offset_s += 2.0
     assert kinds(clock.tick()) == ["clock.step", "clock.offset"]
+
+
+@pytest.mark.parametrize("by_s", [-365 * 86400.0, 3 * 86400.0])
+def test_after_a_sync_somebody_setting_the_wall_clock_moves_nothing(world, by_s):
+    world.kernel = SYNCED
+    clock = world.clock()
+    clock.tick()
+    world.kernel = Kernel(synced=False)
+    clock.tick()
+    world.offset_s += by_s
+    world.mono_s += 10
+    assert kinds(clock.tick()) == ["clock.step"]
+    assert clock.door() == Door("b7e1f2a3-0000", 1_780_000_000_000, "holdover")
+
+
+def test_another_source_dates_the_box_while_the_kernel_has_no_time(world):
+    world.offset_s = 0.0   # 1970
+    clock = world.clock()
+    assert clock.offer("broker", 1_780_000_000_000, 120.0)
+    events = clock.tick()
+    assert kinds(events) == ["clock.trust", "clock.offset"]
+    assert (events[1].why["source"], events[1].why["error_ms"]) == ("broker", 120.0)
+    assert clock.door() == Door("b7e1f2a3-0000", 1_780_000_000_000, "synced")
+    world.mono_s += 86_400
+    clock.tick()
+    assert clock.door().trust == "holdover"   # 100 ppm of a day are more than a second
+    assert clock.offer("gnss", 1_780_000_000_100, 50.0)
+    assert kinds(clock.tick()) == ["clock.trust", "clock.offset"]
+    assert clock.report()["source"] == "gnss"
+
+
+def test_a_clock_chip_alone_is_holdover_and_one_from_before_the_last_word_is_none(world):
+    world.offset_s = 0.0
+    clock = Clock(mono=lambda: world.mono_s, wall=lambda: world.mono_s, kernel=world.ask, boot="b",
+                  synced_mark=Path("/nonexistent"), floor_ms=1_780_000_000_000)
+    assert not clock.offer("rtc", 1_700_000_000_000, 1000.0)
+    assert clock.door().trust == "unset"
+    assert clock.offer("rtc", 1_780_000_000_000, 1000.0)
+    clock.tick()
+    assert clock.door() == Door("b", 1_780_000_000_000, "holdover")
+
+
+def test_a_plausible_old_time_is_unset(world):
+    """A fake clock chip restores the time of the last shutdown: plausible, and before what the journal has seen."""
+    clock = world.clock()
+    clock.floor(1_780_000_200_000)
+    world.offset_s, world.kernel = T0, Kernel(synced=False)
+    assert clock.tick() == []
+    assert clock.door().trust == "unset"
+
+
+def test_sources_that_quarrel_are_told_once_and_the_better_one_wins(world):
+    world.kernel = SYNCED
+    clock = world.clock()
+    clock.tick()
+    clock.offer("gnss", 1_780_000_600_000, 50.0)
+    assert kinds(clock.tick()) == ["clock.offset", "clock.quarrel"]
+    assert clock.door().offset_ms == 1_780_000_600_000
+    assert clock.tick() == []
+
+
+def test_what_was_told_is_told_again_only_when_it_is_better(world):
+    world.offset_s = 0.0
+    clock = world.clock()
+    clock.offer("broker", 1_780_000_000_000, 900.0)
+    clock.tick()
+    clock.offer("broker", 1_780_000_000_100, 880.0)
+    assert clock.tick() == []
+    clock.offer("broker", 1_780_000_000_200, 40.0)
+    assert kinds(clock.tick()) == ["clock.offset"]
 
 
 def test_a_kernel_that_cannot_be_asked_never_makes_a_clock_synced(world, caplog):

@@ -159,6 +159,10 @@ class Journal:
                 self._writer.urgent = on
                 self._ledger.due.notify()
 
+    def offset(self, boot: str) -> tuple[int, float] | None:
+        """Clock offset of a boot and its error in ms, where they became known."""
+        return self._ledger.offset(boot)
+
     @property
     def commit_s(self) -> float:
         """The promise in force: readings younger than this may be lost in a power cut."""

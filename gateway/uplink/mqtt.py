@@ -77,10 +77,13 @@ class Connection:
 
     def __init__(self, platform: Platform, client_id: str, password: str | None, will: Message,
                  now: Callable[[], float], *, subscriptions: tuple[str, ...] = (), bind: str = "",
-                 context: ssl.SSLContext | None = None, session_s: int = SESSION_S, patience_s: float = PATIENCE_S,
+                 context: ssl.SSLContext | None = None, judge: Callable[[Any], None] | None = None,
+                 session_s: int = SESSION_S, patience_s: float = PATIENCE_S,
                  names: Names = NAMES) -> None:
-        """`bind`: speak through this interface only; `context`: instead of one made from `platform.tls`.
+        """Say how; nothing is opened.
 
+        `bind`: speak through this interface only; `context`: instead of one made from `platform.tls`, with `judge` to
+        look at the peer's certificate before anything is sent.
         `session_s`: how long the broker keeps our session after we are gone; 0 for none. MQTT 3.1.1 knows only 0 and
         for ever.
         """
@@ -116,7 +119,7 @@ class Connection:
             CallbackAPIVersion.VERSION2, client_id, clean_session=None if self._is_5 else not session_s,
             protocol=MQTTProtocolVersion.MQTTv5 if self._is_5 else MQTTProtocolVersion.MQTTv311,
             reconnect_on_failure=False, manual_ack=True)
-        client.interface, client.names = bind, names
+        client.interface, client.names, client.judge = bind, names, judge
         client.connect_timeout = CONNECT_S
         client.max_inflight_messages_set(0)  # the window is ours; paho must never hold a message back
         client.will_set(will.topic, will.payload, will.qos, will.retain,

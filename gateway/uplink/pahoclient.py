@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Callable
 from typing import Any, Self
 
 from paho.mqtt.client import Client
@@ -34,6 +35,8 @@ class PahoClient(Client):
     tls: ssl.SSLContext | None = None
     interface: str = ""
     names: Names = NAMES
+    judge: Callable[[Any], None] | None = None
+    """Looks at the peer's certificate before a byte of ours is sent; raises ssl.SSLCertVerificationError."""
 
     @property
     def overlong(self) -> bool:
@@ -50,6 +53,8 @@ class PahoClient(Client):
         try:
             sock.settimeout(CONNECT_S)
             sock.do_handshake()
+            if self.judge is not None:
+                self.judge(sock.getpeercert())
         except BaseException:
             sock.close()
             raise

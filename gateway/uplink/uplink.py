@@ -18,9 +18,10 @@ from msgspec import Struct
 
 from gateway.config import Platform
 from gateway.model import Door, Present, Row
+from gateway.uplink import grace
 from gateway.uplink.budget import Budget
 from gateway.uplink.feed import Feed
-from gateway.uplink.hints import Problem
+from gateway.uplink.hints import Problem, of_error
 from gateway.uplink.inbound import Inbound
 from gateway.uplink.lookout import Lookout
 from gateway.uplink.message import Message, squeezed
@@ -65,6 +66,8 @@ class Sources(Struct, frozen=True, kw_only=True):
     command: Callable[[Order, Callable[[Outcome], None]], None] = lambda order, answer: answer(Outcome(
         ok=False, text_en=f"this box takes no {order.name}", text_zh=f"本网关不接受 {order.name}"))
     """Judge and do; the answer comes later, from any thread, once."""
+    unsure_floor: Callable[[], int | None] = lambda: None
+    """While nobody knows the time and TLS has its grace: the latest UTC ms the box is sure of; else None."""
     time_question: Callable[[], str | None] = lambda: None
     """The name of a question to ask this platform's clock now, or None. Asked each second."""
     time_answered: Callable[[TimeAnswer], None] = lambda _: None
@@ -115,6 +118,8 @@ class Uplink:
         self._lookout = Lookout(self._route, platform.host, platform.port)
         self._snapshots = Snapshots(platform.warn_every_s)
         self._session = ""
+        self._lenient = self._told_lenient = False
+        """This connection's certificate was checked without today's date."""
         self._facts: Mapping[str, Any] = {}
         self._left = (0, 0)
         self._second_at_s = self._diag_at_s = 0.0
@@ -196,6 +201,9 @@ class Uplink:
         self._count_bytes(self._connection)
         if (name := self.sources.time_question()) is not None:
             self._say(self._connection, self.profile.ask_time(name, self.sources.door()))
+        if self._lenient and self.sources.unsure_floor() is None:
+            self._change_links(self._connection)   # the time is known, or the grace is over: check it in full
+            return
         if self._promises() != self._facts:
             self._greet(self._connection)
 
@@ -214,9 +222,26 @@ class Uplink:
             platform, platform.client_id or self.profile.gateway, self._password, self._squeezed(
                 self.profile.will(self._session)), self._now,
             subscriptions=self.profile.subscriptions if self._outage.subscribes else (),
-            bind=self._route.link.interface, patience_s=self._outage.patience_s)
+            bind=self._route.link.interface, patience_s=self._outage.patience_s, **self._tls())
         self._counted_bytes = 0
         self._connection.open()
+
+    def _tls(self) -> dict[str, Any]:
+        """As a rule nothing special; while nobody knows the time, what checks a certificate without today's date."""
+        tls, floor_ms = self.platform.tls, self.sources.unsure_floor()
+        self._lenient = tls is not None and floor_ms is not None
+        if tls is None or floor_ms is None:
+            return {}
+        try:
+            context = grace.lenient(tls)
+        except OSError as error:
+            raise Refused(of_error(error, self.platform.host, self.platform.port, tls=True)) from None
+        if not self._told_lenient:
+            self._told_lenient = True
+            self._report("uplink.tls_time_unchecked", {
+                "text_en": "the clock is unset: certificates are checked without today's date",
+                "text_zh": "本机未校时：证书校验暂不检查日期"})
+        return {"context": context, "judge": lambda certificate: grace.judge(certificate, floor_ms)}
 
     def _begin(self, connection: Connection) -> None:
         """First words of a connection: who we are, then what we see now."""
@@ -241,7 +266,8 @@ class Uplink:
         """What `birth` promises, and is said again when it changes."""
         promises = dict(self.sources.birth().get("promises", {}))
         promises["settled_on"] = "stored" if self.sources.reader.confirms else "puback"
-        return {"promises": promises, "link": self._budget.mode}
+        out: dict[str, Any] = {"promises": promises, "link": self._budget.mode}
+        return out | {"tls_time_unchecked": True} if self._lenient else out
 
     def _talk(self) -> Talk:
         door = self.sources.door()
