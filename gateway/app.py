@@ -137,14 +137,14 @@ class Box:
                               now=now, on_fault=self._tell_fault)],
             "uplink": [Worker(f"uplink {u.platform.id}", u.step, patience_s=UPLINK_PATIENCE_S, replace=False,
                               close=u.close, now=now, on_fault=self._tell_fault) for u in self.uplinks],
-            "clock": [Worker("gnss", gnss.step, patience_s=30.0, open=gnss.open, close=gnss.close, now=now,
-                             backoff_s=WIRE_BACKOFF_S, on_fault=self._tell_fault) for gnss in self._receivers()],
             "control": [Worker("control", self.control.step, patience_s=30.0, open=self.control.open,
                                close=self.control.close, now=now, on_fault=self._tell_fault)],
             "wire": [Worker(f"wire {wire}", partial(self._read, driver), patience_s=WIRE_PATIENCE_S, open=driver.open,
                             close=driver.close, now=now, backoff_s=WIRE_BACKOFF_S,
                             on_fault=partial(self._wire_fault, wire))
-                     for wire, driver in self.drivers.items()],
+                     for wire, driver in self.drivers.items()]
+            + [Worker("gnss", gnss.step, patience_s=WIRE_PATIENCE_S, open=gnss.open, close=gnss.close, now=now,
+                      backoff_s=WIRE_BACKOFF_S, on_fault=self._tell_fault) for gnss in self._receivers()],
         }
 
     def _read(self, driver: drivers.Driver, timeout_s: float) -> None:

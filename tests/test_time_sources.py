@@ -160,7 +160,8 @@ def authority(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("served", "floor_ms", "error"), [
-    ("good", UTC, ""), ("ended", 1 << 42, "certificate_time"), ("ended", UTC, ""), ("other name", UTC, "certificate_name"),
+    ("good", UTC, ""), ("ended", 1 << 42, "certificate_time"), ("ended", UTC, ""),
+    ("other name", UTC, "certificate_name"),
     ("foreign", UTC, "certificate")])
 def test_while_the_clock_is_unset_dates_alone_are_judged_by_what_is_sure(authority, tmp_path, served, floor_ms, error):
     ours = Authority(tmp_path / "foreign") if served == "foreign" else authority
