@@ -400,9 +400,14 @@ def test_the_quota_holds_alarms_stay_and_every_trimmed_row_is_told_once(tmp_path
     box.flush()
     box.flush()
     gaps = [(e.why["from"], e.why["to"], e.why["count"], e.why["platforms"]) for e in box.events("journal.gap")]
+    reasons = [e.why["reason"] for e in box.events("journal.gap")]
     kept = box.rows()
     assert gaps[0][0] == 1
-    assert [g[1] + 1 for g in gaps] == [*(g[0] for g in gaps[1:]), kept[0].seq]
+    dropped = [gap for gap, reason in zip(gaps, reasons, strict=True) if reason == "quota"]
+    assert [g[1] + 1 for g in dropped] == [*(g[0] for g in dropped[1:]), kept[0].seq]
+    assert set(reasons) == {"thinned", "aggregated", "quota"}
+    # Nothing is lost silently: what is kept and what was told to be given up are all there was.
+    assert sum(row.count for row in kept) + sum(g[2] for g in gaps) == 250 * 600
     assert sum(g[2] for g in gaps) + sum(r.count for r in kept) == 250 * 600
     assert {tuple(g[3]) for g in gaps} == {("county",)}
     assert len(box.events("alarm.raised")) == 5

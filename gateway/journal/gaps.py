@@ -14,6 +14,10 @@ from gateway.model import Event, Lane
 _TELL_S = 60.0
 
 
+LESS = frozenset({"thinned", "aggregated"})
+"""Reasons of a gap whose rows still come, with fewer readings."""
+
+
 class Gap(Struct, frozen=True, array_like=True):
     """Rows that will never come: first … last of a stream, `count` Records (None: nobody knows)."""
 
@@ -29,9 +33,10 @@ class Gap(Struct, frozen=True, array_like=True):
     def event(self, name: str, t_ms: int) -> Event:
         """What the county is told; `name` becomes the id of the event."""
         count = "?" if self.count is None else self.count
+        zh, en = ("记录精简", "records given up") if self.reason in LESS else ("记录缺失", "records lost")
         return Event(id=name, kind="journal.gap", t_ms=t_ms,
-                     text_zh=f"记录缺失：{self.lane} {self.first}–{self.last}，共 {count} 条（{self.reason}）",
-                     text_en=f"records lost: {self.lane} {self.first}-{self.last}, {count} records ({self.reason})",
+                     text_zh=f"{zh}：{self.lane} {self.first}–{self.last}，共 {count} 条（{self.reason}）",
+                     text_en=f"{en}: {self.lane} {self.first}-{self.last}, {count} records ({self.reason})",
                      why={"epoch": self.epoch, "lane": self.lane, "from": self.first, "to": self.last,
                           "count": self.count, "reason": self.reason, "platforms": list(self.platforms)})
 

@@ -17,7 +17,7 @@ from gateway.journal.committed import Committed
 from gateway.journal.cursors import Spans
 from gateway.journal.deliveries import Deliveries, Receipt
 from gateway.journal.entries import FORMAT, Group, Head, Latch
-from gateway.journal.gaps import Gap, Untold
+from gateway.journal.gaps import LESS, Gap, Untold
 from gateway.journal.intake import Intake
 from gateway.journal.inventories import Inventories
 from gateway.journal.rows import Stream
@@ -72,12 +72,13 @@ class Ledger:
         self._told.notify_all()
 
     def lose(self, gaps: Iterable[Gap]) -> None:
-        """With the lock: these rows will never come; they are settled for everybody, and told in one event."""
+        """With the lock: these records will never come; rows that are gone are settled for everybody; all is told."""
         for gap in gaps:
             addressed = self.deliveries.addressed(gap)
             if addressed.platforms or not self.deliveries.platforms:
                 self.untold.add(addressed, self.now())
-            self.deliveries.write_off(gap)
+            if gap.reason not in LESS:
+                self.deliveries.write_off(gap)
 
     def tell(self, kind: str, zh: str, en: str, why: dict[str, Any]) -> None:
         """With the lock: record an event about the journal itself."""

@@ -1,13 +1,15 @@
 """What goes when the journal is full.
 
 Owns: how much has to go, and the order in which streams are cut.
-Promises: what every platform has goes first; data before alarms and events, unless those alone take more than a
-quarter; alarms and events that somebody misses stay. Never: does I/O, deletes.
+Promises: first goes what every platform has stored, then what each was sent, then data that somebody misses: thinned,
+then aggregated, then dropped, the oldest first. Alarms and events have a quarter to themselves: data goes before them,
+and events before alarms. Never: does I/O, deletes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 from msgspec import Struct
 
@@ -15,6 +17,11 @@ from gateway.journal.cursors import Delivery
 from gateway.journal.records import PAGE_BYTES, Stored
 from gateway.journal.rows import Stream
 from gateway.journal.state import Epoch, Extent
+
+STEPS: tuple[Literal["thin", "aggregate", "drop"], ...] = ("thin", "aggregate", "drop")
+"""What is done to data that somebody misses, the mildest first."""
+SCARCE = 19 / 20
+"""Share of the room beyond which there is no time for the milder steps."""
 
 
 class Cut(Struct, frozen=True):
@@ -24,6 +31,7 @@ class Cut(Struct, frozen=True):
     last: int
     missed: bool
     """Whether a platform may still want them."""
+    step: Literal["thin", "aggregate", "drop"] = "drop"
 
 
 def rows_to_go(used_pages: int, cap_pages: int, coming: Sequence[Stored]) -> int:
@@ -53,6 +61,11 @@ def cuts(streams: Mapping[Stream, Extent], epochs: Mapping[str, Epoch], cursors:
     yield from map(settled, data)
     if sum(streams[s].bytes for s in rest) > cap_pages * PAGE_BYTES // 4:
         yield from map(settled, rest)
-    for stream in data:
-        yield Cut(stream, streams[stream].next - 1, True)
+    for step in STEPS if platforms else ("drop",):
+        for stream in data:
+            yield Cut(stream, streams[stream].next - 1, True, step)
     yield from map(settled, rest)
+    for lane in ("event", "alarm"):   # nothing else is left
+        for stream in rest:
+            if stream[1] == lane:
+                yield Cut(stream, streams[stream].next - 1, True)

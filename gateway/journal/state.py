@@ -34,6 +34,10 @@ class Extent(Struct, frozen=True, array_like=True, gc=False):
     bytes: int = 0
     total: int = 0
     """Records ever committed or given up in this stream."""
+    thinned: int = 0
+    """Rows up to this seq were thinned for want of room, as far as they were not told."""
+    merged: int = 0
+    """Rows up to this seq were aggregated."""
 
 
 class Epoch(Struct, frozen=True, array_like=True):

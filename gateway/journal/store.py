@@ -62,7 +62,9 @@ class Store:
         """
         self.path = path
         wal = max(32, min(256, max_bytes // PAGE_BYTES // 8))
-        self.cap = max(64, max_bytes // PAGE_BYTES - wal)
+        # The log is emptied when it has so many pages, by the group that made it longer: up to twice as many.
+        self.cap = max(64, max_bytes // PAGE_BYTES - 2 * wal)
+        self._most_thinned = max(4, wal // 8)
         self.kept = Kept()
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
         self.connection = sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False)
@@ -202,7 +204,8 @@ class Store:
         Raises:
             sqlite3.Error: nothing was changed.
         """
-        work = Transaction(self.connection, self.kept, changes, tuple(platforms), self.cap)
+        work = Transaction(self.connection, self.kept, changes, tuple(platforms), self.cap,
+                           self._most_thinned)
         run = self.connection.execute
         run("BEGIN IMMEDIATE")
         try:

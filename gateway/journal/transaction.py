@@ -7,6 +7,7 @@ Never: begins or commits (the Store does both around it).
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,11 +15,11 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from gateway.journal import quota
+from gateway.journal import lessened, quota
 from gateway.journal.cursors import Saved
 from gateway.journal.gaps import Gap
 from gateway.journal.quota import Cut
-from gateway.journal.records import INSERT, Record, Stored, key_of, lane_seq, record_of
+from gateway.journal.records import COLUMNS, INSERT, PAGE_BYTES, Record, Stored, key_of, lane_seq, record_of, row_of
 from gateway.journal.rows import Stream
 from gateway.journal.state import (
     STATE,
@@ -39,6 +40,8 @@ from gateway.model import LANES, Inventory, Lane
 PUT = "INSERT OR REPLACE INTO state VALUES (?, ?)"
 PUT_INVENTORY = "INSERT OR REPLACE INTO inventories VALUES (?, ?)"
 _OLDEST = "SELECT id, count, length(body) FROM rows WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
+_WHOLE = f"SELECT {COLUMNS} FROM rows WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"  # noqa: S608
+_REPLACE = "UPDATE rows SET count = ?, total = ?, crc = ?, body = ?, step = ?, was = ? WHERE id = ?"
 _DELETE = "DELETE FROM rows WHERE id BETWEEN ? AND ?"
 _BOOTS_KEPT = 64
 """Boots whose clock offset is remembered."""
@@ -70,12 +73,14 @@ class Transaction:
     """
 
     def __init__(self, connection: sqlite3.Connection, kept: Kept, changes: Changes, platforms: Sequence[str],
-                 cap_pages: int) -> None:
+                 cap_pages: int, most_thinned: int = 32) -> None:
+        """`most_thinned`: rows that are thinned or aggregated at most; each takes some tenths of a millisecond."""
         self.kept = kept.draft()
         self.gaps: list[Gap] = []
         self.forgotten: frozenset[str] = frozenset()
         self._connection, self._run = connection, connection.execute
         self._changes, self._platforms, self._cap = changes, platforms, cap_pages
+        self._most_thinned = most_thinned
         self._touched: set[Stream] = set()
 
     def write(self) -> None:
@@ -132,8 +137,9 @@ class Transaction:
         epoch = self._epoch(row.epoch, row.inventory)
         old = self.kept.streams.get(stream, Extent())
         if row.seq >= old.next:  # otherwise it is there already: the first content of an identity stays
-            self._grow(stream, Extent(old.oldest if old.rows else row.seq, row.seq + 1, old.rows + 1,
-                                      old.bytes + len(row.body), max(old.total, stored.total)))
+            self._grow(stream, msgspec.structs.replace(
+                old, oldest=old.oldest if old.rows else row.seq, next=row.seq + 1, rows=old.rows + 1,
+                bytes=old.bytes + len(row.body), total=max(old.total, stored.total)))
         return record_of(stored, epoch.number)
 
     def _epoch(self, name: str, inventory: int) -> Epoch:
@@ -154,15 +160,45 @@ class Transaction:
         return int(self._run("PRAGMA page_count").fetchone()[0]) - int(self._run("PRAGMA freelist_count").fetchone()[0])
 
     def _trim(self) -> None:
-        left = quota.rows_to_go(self._used_pages(), self._cap, self._changes.rows)
+        used = self._used_pages()
+        left: float = quota.rows_to_go(used, self._cap, self._changes.rows)
         if left <= 0:
             return
-        kept = self.kept
+        kept, scarce = self.kept, used > quota.SCARCE * self._cap
+        work = self._most_thinned
         for cut in quota.cuts(kept.streams, kept.epochs, kept.cursors, self._platforms, self._cap,
                               frozenset(self._changes.state.confirms)):
-            left -= self._cut(cut, left)
+            if cut.step == "drop":
+                left -= self._cut(cut, math.ceil(left))
+            elif not scarce:
+                freed_bytes, rows = self._lessen(cut, work)
+                left, work = left - freed_bytes / PAGE_BYTES, work - rows
+                if work <= 0:
+                    return   # there is slack, and another group soon
             if left <= 0:
                 return
+
+    def _lessen(self, cut: Cut, most: int) -> tuple[int, int]:
+        """Thin or aggregate up to `most` rows that were not yet; returns bytes freed and rows looked at."""
+        epoch, old = self.kept.epochs[cut.stream[0]], self.kept.streams[cut.stream]
+        thins = cut.step == "thin"
+        begin = max(old.oldest, (old.thinned if thins else old.merged) + 1)
+        if begin > cut.last:
+            return 0, 0
+        records = self._run(_WHOLE, (key_of(epoch.number, cut.stream[1], begin), key_of(epoch.number, cut.stream[1],
+                                                                                    cut.last),
+                                    most if thins else max(most, lessened.BLOCK))).fetchall()
+        found = [stored for record in records if (stored := row_of(record)) is not None]
+        lessen = lessened.thinned if thins else lessened.merged
+        changed = lessen(found, self.kept.inventories)
+        end = lane_seq(records[-1][0])[2] if records else cut.last
+        self._connection.executemany(_REPLACE, [(*record_of(new, epoch.number)[6:], key_of(
+            epoch.number, cut.stream[1], new.row.seq)) for _, new in changed])
+        freed = sum(len(was.row.body) - len(new.row.body) for was, new in changed)
+        self._grow(cut.stream, msgspec.structs.replace(
+            old, bytes=old.bytes - freed, **{"thinned" if thins else "merged": end}))
+        self.gaps += lessened.gaps(changed, "thinned" if thins else "aggregated")
+        return freed, len(records)
 
     def _cut(self, cut: Cut, most: int) -> int:
         """Delete up to `most` rows; returns how many it were."""
@@ -176,8 +212,8 @@ class Transaction:
         self._run(_DELETE, (rows[0][0], rows[-1][0]))
         first, last = lane_seq(rows[0][0])[2], lane_seq(rows[-1][0])[2]
         kept = old.rows - len(rows)
-        self._grow(cut.stream, Extent(last + 1 if kept else old.next, old.next, kept,
-                                      old.bytes - sum(row[2] for row in rows), old.total))
+        self._grow(cut.stream, msgspec.structs.replace(
+            old, oldest=last + 1 if kept else old.next, rows=kept, bytes=old.bytes - sum(row[2] for row in rows)))
         if cut.missed and self._platforms:
             self.gaps.append(Gap(epoch, lane, first, last, sum(row[1] for row in rows), "quota"))
         return len(rows)

@@ -28,6 +28,15 @@ class _Reading(Struct, omit_defaults=True, gc=False):
     reason: str = ""
 
 
+class _Aggregate(_Reading, omit_defaults=True, gc=False):
+    """Readings merged for want of room: `value` and `t` are the last one's."""
+
+    min: float | None = None
+    max: float | None = None
+    mean: float | None = None
+    since: int | None = None
+
+
 def _words(words: Sequence[str]) -> Samples:
     out = np.empty(256, object)  # one per value of the uint8 column: a newer writer's word never raises
     out[:] = "unknown"
@@ -72,9 +81,14 @@ class Meaning:
             raise ValueError(f"a row names a point beyond inventory {self._n}: {error}") from error
 
 
-def readings(samples: Samples, meaning: Meaning, offset_ms: int) -> list[_Reading]:
-    """Samples as they go on the wire."""
+def readings(samples: Samples, meaning: Meaning, offset_ms: int) -> Sequence[_Reading]:
+    """Samples (or aggregates) as they go on the wire."""
     names, values = meaning.columns(samples["point"], samples["value"])
+    if "mean" in (samples.dtype.names or ()):
+        more = [meaning.columns(samples["point"], samples[key])[1] for key in ("min", "max", "mean")]
+        more.append((samples["since_ms"] + offset_ms).tolist())
+        return list(map(_Aggregate, names, (samples["t_ms"] + offset_ms).tolist(), values, samples["flag"].tolist(),
+                        _spelt(_STATUS, samples["status"]), _spelt(_REASON, samples["reason"]), *more))
     return list(map(_Reading, names, (samples["t_ms"] + offset_ms).tolist(), values, samples["flag"].tolist(),
                     _spelt(_STATUS, samples["status"]), _spelt(_REASON, samples["reason"])))
 

@@ -167,9 +167,11 @@ class Default:
         if not len(decoded):
             return None
         head: dict[str, Any] = {"seq": row.seq, "offset_ms": row.door.offset_ms}
+        if row.thinned:
+            head["thinned"] = {"step": row.thinned, "of": row.of}
         if isinstance(decoded, list):
             head["events"] = [_event(e, row.door.offset_ms, past(e.t_ms)) for e in decoded]
-        elif self._compact and meaning.known:
+        elif self._compact and meaning.known and row.thinned != "aggregate":
             head |= columns(decoded, meaning, row.door.offset_ms)
         else:
             head["readings"] = readings(decoded, meaning, row.door.offset_ms)

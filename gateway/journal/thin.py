@@ -1,0 +1,69 @@
+"""Less of a row, when room runs out before it was told: some of its readings, then their extremes and mean.
+
+Owns: what is kept of Samples. Promises: every reading that is not good, or not Actual, is kept; so is each point's
+first in ten of its intervals; the minimum, maximum, mean and last of what is merged are exact. The same rows give the
+same result, whenever they are thinned. Never: does I/O, decides when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gateway.journal.rows import AGGREGATE
+from gateway.model import SAMPLE, Flag, Inventory, Samples
+
+ONE_IN = 10
+_UNKNOWN_MS = 1000
+"""Interval of a point whose inventory is not known."""
+
+
+def intervals_ms(inventory: Inventory | None) -> Samples:
+    """How often each point is reported; one entry a point, at least one."""
+    points = inventory.points if inventory is not None else ()
+    return np.array([max(1, round(1000 * max(p.poll_s, p.report_every_s))) for p in points] or [_UNKNOWN_MS], np.int64)
+
+
+def _odd(samples: Samples) -> Samples:
+    mask: Samples = (samples["flag"] != Flag.GOOD) | (samples["status"] != 0)
+    return mask
+
+
+def thin(samples: Samples, every_ms: Samples) -> Samples:
+    """One in `ONE_IN` of each point's good readings, by time, and all that are not good."""
+    point = samples["point"].astype(np.int64)
+    step = every_ms[np.minimum(point, len(every_ms) - 1)]
+    t, span = samples["t_ms"], step * ONE_IN
+    kept: Samples = samples[(t // span != (t - step) // span) | _odd(samples)]
+    return kept
+
+
+def aggregate(rows: Sequence[Samples]) -> Samples:
+    """Readings of several rows merged, one AGGREGATE a point for all its good ones; what is not good stays as it is."""
+    joined = np.concatenate([_widened(samples) for samples in rows]) if rows else np.empty(0, AGGREGATE)
+    odd, good = joined[_odd(joined)], joined[~_odd(joined)]
+    merged: list[Any] = []
+    for point in np.unique(good["point"]):
+        mine = good[good["point"] == point]
+        one = mine[-1].copy()
+        one["since_ms"], one["min"], one["max"] = mine["since_ms"].min(), mine["min"].min(), mine["max"].max()
+        one["mean"] = np.average(mine["mean"], weights=mine["n"])
+        one["n"] = mine["n"].sum()
+        merged.append(one)
+    out = np.concatenate([odd, np.array(merged, AGGREGATE)])
+    ordered: Samples = out[np.argsort(out["t_ms"], kind="stable")]
+    return ordered
+
+
+def _widened(samples: Samples) -> Samples:
+    """Samples as aggregates of one; aggregates as they are."""
+    if samples.dtype == AGGREGATE:
+        return samples
+    out = np.zeros(len(samples), AGGREGATE)
+    for name in SAMPLE.names or ():
+        out[name] = samples[name]
+    out["since_ms"], out["n"] = samples["t_ms"], 1
+    out["min"] = out["max"] = out["mean"] = samples["value"]
+    return out

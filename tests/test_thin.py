@@ -1,0 +1,115 @@
+"""Less of a row: what is kept, and that what is given up is counted to the last reading."""
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.journal.cursors import Cursor, Delivery
+from gateway.journal.records import COLUMNS, Stored, row_of
+from gateway.journal.rows import AGGREGATE, decode, encode_samples
+from gateway.journal.state import State
+from gateway.journal.store import Store
+from gateway.journal.thin import ONE_IN, aggregate, thin
+from gateway.journal.transaction import Changes
+from gateway.model import SAMPLE, Door, Row
+
+DOOR = Door("boot", 5, "synced")
+EVERY = np.array([1000, 500, 60_000])
+SAMPLES = st.lists(st.tuples(st.integers(0, 10**7), st.integers(0, 3), st.sampled_from([1, 1, 1, 1, 3, 4, 9]),
+                             st.just(0), st.sampled_from([0, 0, 0, 2]), st.floats(-1e6, 1e6)), max_size=300).map(
+    lambda rows: np.array(sorted(rows), SAMPLE))
+
+
+def odd(samples):
+    return samples[(samples["flag"] != 1) | (samples["status"] != 0)]
+
+
+@settings(deadline=None)
+@given(samples=SAMPLES)
+def test_thinning_keeps_what_is_odd_and_one_in_ten(samples):
+    less = thin(samples, EVERY)
+    assert odd(less).tobytes() == odd(samples).tobytes()
+    assert thin(less, EVERY).tobytes() == less.tobytes()
+    assert {r.tobytes() for r in less} <= {r.tobytes() for r in samples}
+
+
+def test_of_steady_readings_one_in_ten_is_left():
+    samples = np.zeros(5000, SAMPLE)
+    samples["t_ms"], samples["flag"] = np.arange(5000) * 1000 + 37, 1
+    assert len(thin(samples, EVERY)) == 5000 // ONE_IN
+    samples["t_ms"] += np.random.default_rng(1).integers(-40, 40, 5000)   # the wire's jitter
+    assert 0.9 < len(thin(samples, EVERY)) / 500 < 1.1
+
+
+@settings(deadline=None)
+@given(rows=st.lists(SAMPLES, max_size=6), cut=st.integers(0, 6))
+def test_aggregates_are_exact_and_may_be_merged_again(rows, cut):
+    once = aggregate(rows)
+    twice = aggregate([aggregate(rows[:cut]), aggregate(rows[cut:])])
+    whole = np.concatenate(rows) if rows else np.empty(0, SAMPLE)
+    good = whole[(whole["flag"] == 1) & (whole["status"] == 0)]
+    assert len(odd(once)) == len(odd(whole))
+    for got in (once, twice):
+        merged = got[(got["flag"] == 1) & (got["status"] == 0)]
+        assert sorted(merged["point"].tolist()) == sorted(set(good["point"].tolist()))
+        for one in merged:
+            mine = good[good["point"] == one["point"]]
+            assert (one["n"], one["min"], one["max"]) == (len(mine), mine["value"].min(), mine["value"].max())
+            assert one["since_ms"] == mine["t_ms"].min()
+            assert one["mean"] == pytest.approx(mine["value"].mean(), abs=1e-6)
+    assert decode(encode_samples(once)).tobytes() == once.tobytes()
+    assert decode(encode_samples(once)).dtype == AGGREGATE
+
+
+def stored(seq, rng, total):
+    samples = np.zeros(250, SAMPLE)
+    samples["t_ms"] = seq * 25_000 + np.arange(250) * 100
+    samples["point"], samples["flag"] = np.arange(250) % 5, 1
+    samples["value"] = rng.random(250) * 1e6
+    samples["flag"][rng.integers(0, 250)] = 3
+    return Stored(Row(epoch="e1", lane="data", seq=seq, inventory=3, door=DOOR, count=250,
+                      body=encode_samples(samples)), total)
+
+
+@pytest.mark.parametrize("quota", [1 << 20, 3 << 20])
+def test_what_is_kept_and_what_was_told_is_all_there_was(tmp_path, quota):
+    """Two platforms at different marks; the store is filled three times over."""
+    seed = random.randrange(1 << 30)
+    print("seed", seed)
+    rng = np.random.default_rng(seed)
+    store, gaps, given_up = Store(tmp_path / "journal.sqlite", quota), [], 0
+    county, city = Delivery(Cursor(0)), Delivery(Cursor(0))
+    store.cursors["county", ("e1", "data")], store.cursors["city", ("e1", "data")] = county, city
+    rows = 3 * quota // 2200
+    for seq in range(1, rows + 1, 4):
+        group = [stored(n, rng, n * 250) for n in range(seq, seq + 4)]
+        if seq < rows // 4:
+            county.sent.add(1, seq + 3)
+        if seq < rows // 8:
+            city.sent.add(1, seq + 3)
+        gaps += store.commit(Changes(state=State(gateway="gw", boot="b", epoch="e1"), rows=group), ("county", "city"))
+        assert store.file_bytes() <= quota
+    held = [row_of(r) for r in store.connection.execute(f"SELECT {COLUMNS} FROM rows ORDER BY id").fetchall()]
+    assert None not in held
+    extent = store.streams["e1", "data"]
+    assert [s.row.seq for s in held] == list(range(extent.oldest, extent.next))
+    assert extent.bytes == sum(len(s.row.body) for s in held)
+    steps = {"thinned", "quota"} if quota == 1 << 20 else {"thinned", "aggregated", "quota"}
+    assert {g.reason for g in gaps} >= steps
+    told = {reason: sum(g.count for g in gaps if g.reason == reason) for reason in ("thinned", "aggregated", "quota")}
+    settled = rows // 8 // 4 * 4 + 4   # what both had went silently
+    first = min(g.first for g in gaps)
+    given_up = sum(told.values())
+    kept = sum(s.row.count for s in held)
+    silent = 250 * (first - 1) if first <= settled + 1 else 0
+    print(told, "kept", kept, "silent", silent)
+    assert kept + given_up + silent == 250 * (extent.next - 1)
+    for s in held:
+        assert len(decode(s.row.body)) == s.row.count
+        assert s.row.of in (0, 250)
+        if s.row.thinned == "thin":
+            assert odd(decode(s.row.body)).size == 1
+    store.close()
