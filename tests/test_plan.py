@@ -316,9 +316,9 @@ def test_the_sim_carries_what_was_reckoned(tmp_path):
         rig.pins.drive(23, "high")
         rig.pins.drive(24, "high")
         rig.start()
-        rig.wait("readings", lambda: rig.county.counters().readings > 10 and city._clients, 30)
+        rig.wait("readings", lambda: rig.county.counters().readings > 10 and city.clients(), 30)
         time.sleep(4)   # what a connection begins with is over
-        lines_ = {"county": next(iter(rig.network._clients)), "city": next(iter(city._clients))}
+        lines_ = {"county": rig.network.clients()[0], "city": city.clients()[0]}
         opened = {name: on_line(sock) for name, sock in lines_.items()}
         began_s = time.monotonic()
         time.sleep(10)   # one diag
