@@ -65,7 +65,7 @@ def golden():
                             lost=("rain-1",))
     rows, never = [row()], lambda _: False
     state, birth = PROFILE.hello(TALK, {
-        "name": "雷家山监测站", "objects": [{"id": "slope", "name": "后山滑坡", "people": 126}],
+        "name": "雷家山监测站", "objects": [{"object": "slope", "name": "后山滑坡", "people": 126}],
         "promises": {"commit_s": 10, "settled_on": "stored"}, "link": "normal", "nonce": "8c1f",
         "streams": [{"epoch": "6f2a", "lane": "data", "oldest_seq": 1, "next_seq": 18, "closed": False}]})
     said = [
