@@ -64,6 +64,8 @@ class Admission:
         if order.nonce and order.nonce != self._nonce:
             return _no("the box has started anew since (the nonce is another): look at it and ask again",
                        "网关已重新启动（随机码不符）：请查看现状后重新下发")
+        if order.fresh:
+            return None
         if door.trust == "unset":
             if not order.nonce:
                 return _no("the clock of this box is unset: a command must repeat the `nonce` of birth",

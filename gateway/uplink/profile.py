@@ -71,7 +71,11 @@ class Order(Struct, frozen=True, kw_only=True):
     expires: int | None = None
     """ms UTC."""
     nonce: str = ""
+    fresh: bool = False
+    """The platform sends it only to who listens at that moment, so it needs no expiry."""
     arguments: Mapping[str, Any] = {}
+    reply_to: Any = None
+    """The profile's own."""
 
 
 Heard = Receipt | TimeAnswer | Order

@@ -10,8 +10,13 @@ from collections.abc import Mapping
 from gateway.config import Platform
 from gateway.uplink.profile import Profile
 from gateway.uplink.profiles.default import Default
+from gateway.uplink.profiles.senml import Senml
+from gateway.uplink.profiles.thingsboard import ThingsBoard
 
 
 def make(platform: Platform, root: str, gateway: str, names: Mapping[str, str]) -> Profile:
     """The language of one platform; `names`: point id → what people call it."""
-    return Default(root, gateway, names, compact=platform.compact)
+    if platform.profile == "thingsboard":
+        return ThingsBoard(gateway)
+    default = Default(root, gateway, names, compact=platform.compact)
+    return Senml(default) if platform.profile == "senml" else default

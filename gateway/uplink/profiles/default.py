@@ -216,7 +216,7 @@ class Default:
     def diag(self, talk: Talk, facts: Mapping[str, Any]) -> Message | None:
         """The box's own health; QoS 0, nobody needs an old one."""
         return self._say("diag", _encode(self._head() | {
-            "t": talk.t, "boot": talk.door.boot, "clock": {"trust": talk.door.trust}} | dict(facts)), qos=0)
+            "t": talk.t, "boot": talk.door.boot, "clock": {"trust": talk.door.trust}, "status": dict(facts)}), qos=0)
 
     # what the platform says
 
