@@ -4,7 +4,10 @@ import random
 
 import pytest
 
-from gateway.uplink.budget import DAY_S, SAVER_EVERY_S, Bucket, Budget, wire_bytes
+from gateway.config import Link
+from gateway.uplink.budget import DAY_S, SAVER_EVERY_S, Bucket, Budget
+from hil.broker import Broker
+from tests.uplink_site import Memory, event, listener, samples, until, uplink
 
 KINDS = ("alarm", "event", "live", "backlog", "warn", "diag")
 UTC = 20_000 * DAY_S
@@ -101,7 +104,7 @@ def test_a_day_stays_below_its_cap_but_for_what_must_pass(cap_mb, live_bytes, ev
         budget.turn(float(second), UTC + second)
         alarms = (("alarm", 400),) if second % 3600 == 0 else ()
         for kind, size in (("live", live_bytes), ("backlog", 20_000), *alarms):
-            price = wire_bytes(size)
+            price = size + 300
             if budget.allows(kind, price, float(second)):
                 budget.spent(price)
                 total += price
@@ -110,10 +113,14 @@ def test_a_day_stays_below_its_cap_but_for_what_must_pass(cap_mb, live_bytes, ev
     assert total > 0.8 * cap, "and it is used"
 
 
-def test_overhead_is_counted():
-    assert 200 < wire_bytes(10) < 500
-    assert 32_000 * 1.05 < wire_bytes(32_000) < 32_000 * 1.15
-    assert wire_bytes(10, tls=False) < wire_bytes(10)
+def test_a_link_that_is_not_metered_costs_nothing_and_holds_nothing_back():
+    budget = Budget(1000)
+    budget.spent(2000)
+    budget.metered = False
+    budget.spent(5000)
+    assert (budget.mode, allowed(budget), budget.kept[1]) == ("normal", list(KINDS), 2000)
+    budget.metered = True
+    assert budget.mode == "alarm_only"
 
 
 def drain(bucket, sizes, limit_s):
@@ -167,3 +174,38 @@ def test_time_that_stands_still_or_runs_back_gives_nothing():
 
 def test_the_saver_has_a_pace_for_what_it_thins():
     assert set(SAVER_EVERY_S) == {"live", "diag"}
+
+
+def test_a_platform_over_its_cap_still_gets_alarms_and_loses_nothing(tmp_path):
+    memory = Memory()
+    memory.commit(*(samples(*range(200)) for _ in range(40)))  # some 17 kB each
+    with Broker(folder=tmp_path / "b") as broker, listener(broker.port) as got, \
+            uplink(memory, broker.port, cap_mb_day=0.2) as (up, _):
+        until(lambda: up.health().mode == "saver")
+        stopped = until(lambda: not up.health().in_flight and memory.count_settled())
+        memory.commit(event(1), lane="alarm")
+        until(lambda: memory.count_settled("alarm") == 1)
+        assert memory.count_settled() <= stopped + 1, "the backlog waits"
+        waits, wait = [], memory.wait
+        memory.wait = lambda timeout_s: (waits.append(timeout_s), wait(timeout_s))[1]
+        until(lambda: len(waits) >= 4)
+        assert waits[1:] == [0.2] * (len(waits) - 1), "in peace: the uplink's turn is as long as it may be"
+        until(lambda: got.of("birth")[-1]["link"] == "saver")
+        up._budget.spent(200_000)
+        memory.commit(event(2), lane="alarm")
+        memory.commit(samples(1))
+        until(lambda: memory.count_settled("alarm") == 2 and up.health().mode == "alarm_only")
+        until(lambda: got.of("birth")[-1]["link"] == "alarm_only")
+        kept = up._budget.kept
+        up._budget._cap, up._budget._spent = 1e9, 0  # a new day, and a kinder one
+        until(lambda: memory.count_settled() == 41)
+        print("spent when the backlog stopped:", kept)
+
+
+def test_a_link_without_a_meter_is_not_counted(tmp_path):
+    memory = Memory()
+    memory.commit(*(samples(*range(200)) for _ in range(20)))
+    with Broker(folder=tmp_path / "b") as broker, \
+            uplink(memory, broker.port, cap_mb_day=0.05, links=(Link(interface="lo"),)) as (up, _):
+        until(lambda: memory.count_settled() == 20)
+        assert (up.health().mode, up._budget.kept[1]) == ("normal", 0)

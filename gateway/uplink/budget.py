@@ -1,9 +1,9 @@
-"""What may be said when bytes cost money: the day's budget of a link, and the pace of a backlog.
+"""What may be said when bytes cost money: the day's budget, and the pace of a backlog.
 
-Owns: the count of the day, the mode, the tokens. Promises: alarms, events and warnings always pass; the rest gives way
-in the order of its worth: at 80 % of the cap the backlog stops, live readings go once a minute and `diag` once an hour,
-at 100 % neither goes; a new day begins anew; nothing is lost by it, for rows that are not sent stay unsent. Never:
-knows a clock, a socket or a row.
+Owns: the count of the day (all bytes on the wire, as the kernel counts them), the mode, the tokens. Promises: alarms,
+events and warnings always pass; the rest gives way in the order of its worth: at 80 % of the cap the backlog stops,
+live readings go once a minute and `diag` once an hour, at 100 % neither goes; a new day begins anew; nothing is lost by
+it, for rows that are not sent stay unsent. Never: knows a clock, a socket or a row.
 """
 
 from __future__ import annotations
@@ -17,31 +17,12 @@ DAY_S = 86_400
 SAVER_SHARE = 0.8
 SAVER_EVERY_S: dict[Kind, float] = {"live": 60.0, "diag": 3600.0}
 """How often a message of a kind passes in saver mode."""
-HEAD_BYTES = 52
-"""IPv4 and TCP with time stamps."""
-RECORD_BYTES = 22
-"""A TLS 1.3 record around its content."""
-SEGMENT_BYTES = 1400
-HANDSHAKE_BYTES = 6000
-"""A TLS connection with client certificates, until the first publish."""
-
 _SOON_S = 1e-6
 """What rounding leaves of a wait that is over."""
 
 
-def wire_bytes(payload_bytes: int, tls: bool = True) -> int:
-    """What a QoS 1 publish costs on the wire, both ways, before it is sent: packet, TLS, headers, acknowledgements.
-
-    The kernel's own count afterwards is tcp.Traffic.wire_bytes.
-    """
-    packet = payload_bytes + 64 + (RECORD_BYTES * (1 + payload_bytes // 16_384) if tls else 0)
-    segments = 1 + packet // SEGMENT_BYTES
-    answer = HEAD_BYTES + 6 + (RECORD_BYTES if tls else 0)
-    return packet + segments * HEAD_BYTES + answer + HEAD_BYTES * (1 + segments // 2)
-
-
 class Budget:
-    """One metered link. `cap_bytes_day` None: no cap, always normal.
+    """Of one platform, over links that are metered. `cap_bytes_day` None: no cap, always normal.
 
     The day is UTC's while the clock can be trusted; until then it is the boot's (86 400 s since it). A day is new when
     it is later than the last one of the same clock: a clock that is set for the first time, or put back, makes none.
@@ -50,13 +31,15 @@ class Budget:
     def __init__(self, cap_bytes_day: float | None, utc_day: int | None = None, spent_bytes: int = 0) -> None:
         """`utc_day`, `spent_bytes`: what `kept` said before a restart."""
         self._cap = cap_bytes_day
+        self.metered = True
+        """The link in use is: over one that is not, nothing is counted and nothing held back."""
         self._utc_day, self._boot_day, self._spent = utc_day, 0, spent_bytes
         self._passed_s: dict[Kind, float] = {}
 
     @property
     def mode(self) -> Mode:
-        """As of the last `turn`."""
-        if self._cap is None or self._spent < SAVER_SHARE * self._cap:
+        """What `birth` says, too."""
+        if self._cap is None or not self.metered or self._spent < SAVER_SHARE * self._cap:
             return "normal"
         return "saver" if self._spent < self._cap else "alarm_only"
 
@@ -79,15 +62,16 @@ class Budget:
         return fresh
 
     def spent(self, size_bytes: int) -> None:
-        """So many bytes went over the link, in either direction."""
-        self._spent += size_bytes
+        """So many bytes went over the link in use, in either direction."""
+        if self.metered:
+            self._spent += size_bytes
 
     def allows(self, kind: Kind, size_bytes: int, now_s: float) -> bool:
         """Whether a message of this size may go now (monotonic seconds); a yes counts as gone.
 
-        It does not count the bytes: `spent` does, when they went.
+        It does not count the bytes: `spent` does, when they went; `size_bytes` includes what is under way.
         """
-        if kind in ("alarm", "event", "warn") or self._cap is None:
+        if kind in ("alarm", "event", "warn") or self._cap is None or not self.metered:
             return True
         mode = self.mode
         if mode == "normal":

@@ -104,8 +104,11 @@ class Feed:
         return all(w.idle() or w.blocked for w in self._walks if w is not self._backlog)
 
     def wait_s(self) -> float:
-        """Seconds until the backlog may go on; infinite when there is none."""
-        return float("inf") if self._backlog.idle() else self._pace.wait_s(self._now())
+        """Seconds until the backlog may go on; infinite when there is none, or no money for it."""
+        now = self._now()
+        if self._backlog.idle() or not self._budget.allows("backlog", MESSAGE_BYTES, now):
+            return float("inf")
+        return self._pace.wait_s(now)
 
     def send(self, connection: Connection) -> int:
         """Fill the window, the most urgent walk first. Returns the number of messages."""
@@ -114,7 +117,7 @@ class Feed:
             while connection.room > 0 and walk.ready(self.reader, now):
                 if walk is self._backlog and self._pace.wait_s(now) > 0:
                     break
-                if not self._budget.allows(self._kinds[walk], MESSAGE_BYTES, now):
+                if not self._budget.allows(self._kinds[walk], connection.flying_bytes + MESSAGE_BYTES, now):
                     break
                 batch = walk.take(self.reader, self._encode, MESSAGE_BYTES, now)
                 if batch is None:

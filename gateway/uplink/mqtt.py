@@ -217,6 +217,11 @@ class Connection:
         return len(self._window.flying) + len(self._waiting)
 
     @property
+    def flying_bytes(self) -> int:
+        """Payloads in flight."""
+        return self._window.flying_bytes
+
+    @property
     def unheard(self) -> int:
         """Messages to us that were dropped: too long, or too many waited."""
         return self._heard.dropped
@@ -365,8 +370,9 @@ class Connection:
         client.on_subscribe = client.on_message = None
         sock: Any = client.socket()
         if sock is not None:
-            self.wire_bytes = traffic(sock).wire_bytes or self.wire_bytes
+            client.wire_bytes = traffic(sock).wire_bytes
             sock.close()
+        self.wire_bytes = max(self.wire_bytes, client.wire_bytes)
 
     def _living(self) -> PahoClient:
         if self._client is None:

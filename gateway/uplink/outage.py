@@ -27,7 +27,7 @@ _WAIT_S: Mapping[Reach, tuple[float, float]] = {"near": (0.5, 1.5), "far": (0.5,
 """First and longest wait before the next attempt, jittered down to its half. A TCP knock is cheap; `far`: an attempt
 under way when the cause ended takes up to 5 s more, and both together stay under 15 s."""
 _STUBBORN_S, _DEAR_S = 3600.0, 300.0
-"""A TLS handshake is some 6 kB, every 7 s 75 MB a day: after the first, a metered link waits up to the second."""
+"""An attempt with certificates is 5 kB, every 7 s 60 MB a day: after the first, metered links wait up to the second."""
 
 
 class Outage:

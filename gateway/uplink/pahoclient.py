@@ -15,7 +15,7 @@ from paho.mqtt.client import Client
 
 from gateway.uplink.heard import PAYLOAD_BYTES
 from gateway.uplink.names import NAMES, Names
-from gateway.uplink.tcp import CONNECT_S, dial
+from gateway.uplink.tcp import CONNECT_S, dial, traffic
 
 PACKET_BYTES = PAYLOAD_BYTES + 1024
 """A payload with its topic and properties."""
@@ -37,6 +37,8 @@ class PahoClient(Client):
     names: Names = NAMES
     judge: Callable[[Any], None] | None = None
     """Looks at the peer's certificate before a byte of ours is sent; raises ssl.SSLCertVerificationError."""
+    wire_bytes: int = 0
+    """What the socket that is closed by now had cost."""
 
     @property
     def overlong(self) -> bool:
@@ -56,9 +58,15 @@ class PahoClient(Client):
             if self.judge is not None:
                 self.judge(sock.getpeercert())
         except BaseException:
+            self.wire_bytes = traffic(sock).wire_bytes
             sock.close()
             raise
         return sock
+
+    def _sock_close(self) -> None:
+        if isinstance(self._sock, socket.socket):
+            self.wire_bytes = traffic(self._sock).wire_bytes
+        super()._sock_close()
 
     def _sock_recv(self, bufsize: int) -> bytes:
         # paho asks for the whole rest of a packet, up to 256 MB, and Python sets the memory aside before it reads. MQTT

@@ -198,7 +198,6 @@ class Uplink:
         self._left = (backlog.rows, backlog.records)
         if self._connection is None or not self._outage.connected:
             return
-        self._count_bytes(self._connection)
         if (name := self.sources.time_question()) is not None:
             self._say(self._connection, self.profile.ask_time(name, self.sources.door()))
         if self._lenient and self.sources.unsure_floor() is None:
@@ -208,9 +207,7 @@ class Uplink:
             self._greet(self._connection)
 
     def _count_bytes(self, connection: Connection) -> None:
-        """Bytes cost money on a metered link, and everywhere where nobody said which links there are."""
-        if self._route.link.metered or not self.platform.links:
-            self._budget.spent(connection.wire_bytes - self._counted_bytes)
+        self._budget.spent(connection.wire_bytes - self._counted_bytes)
         self._counted_bytes = connection.wire_bytes
 
     # coming and going
@@ -224,6 +221,8 @@ class Uplink:
             subscriptions=self.profile.subscriptions if self._outage.subscribes else (),
             bind=self._route.link.interface, patience_s=self._outage.patience_s, **self._tls())
         self._counted_bytes = 0
+        # Bytes cost money on a metered link, and everywhere where nobody said which links there are.
+        self._budget.metered = self._route.link.metered or not platform.links
         self._connection.open()
 
     def _tls(self) -> dict[str, Any]:
@@ -276,8 +275,8 @@ class Uplink:
     def _lost(self, problem: Problem) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            self._count_bytes(connection)
             connection.abandon()
+            self._count_bytes(connection)
         now = self._now()
         told = self._outage.lost(problem, now, metered=self._route.link.metered,
                                  answered=connection is not None and connection.answered_any)
@@ -292,6 +291,7 @@ class Uplink:
             connection.pump(_PULSE_S)
             self._feed.settle(connection.acks())
         connection.farewell()
+        self._count_bytes(connection)
         self._connection = None
         self._outage.stopped(self._now())
 
@@ -319,6 +319,7 @@ class Uplink:
                 self._news = reader.wait(min(timeout_s, _IDLE_S, max(0.002, feed.wait_s())))
             connection.pump(0.0)
         feed.settle(connection.acks())
+        self._count_bytes(connection)
         self._listen(connection)
 
     def _listen(self, connection: Connection) -> None:
