@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.journal.intake import _MOST, EVENT_BYTES, ROW_BYTES, Intake
+from gateway.journal.intake import EVENT_BYTES, MOST, ROW_BYTES, Intake
 from gateway.journal.rows import decode, decode_events
 from gateway.model import SAMPLE, Door, Event
 
@@ -37,15 +37,15 @@ def test_a_data_row_fits_a_page_and_a_message(calls, seed):
     rows = [row.stored().row for row in intake.take(1 << 30)]
     assert [row.seq for row in rows] == list(range(1, len(rows) + 1))
     assert max(len(row.body) for row in rows) <= ROW_BYTES
-    assert max(row.count for row in rows) <= _MOST
+    assert max(row.count for row in rows) <= MOST
     assert b"".join(s.tobytes() for s in sent) == b"".join(decode(row.body).tobytes() for row in rows)
 
 
 def test_readings_that_compress_share_a_row():
     intake = Intake("e")
-    intake.add_samples(DOOR, 1, np.zeros(10 * _MOST, SAMPLE), 0.0)
+    intake.add_samples(DOOR, 1, np.zeros(10 * MOST, SAMPLE), 0.0)
     intake.close()
-    assert [row.count for row in intake.take(1 << 30)] == [_MOST] * 10
+    assert [row.count for row in intake.take(1 << 30)] == [MOST] * 10
 
 
 @pytest.mark.parametrize(("size", "most", "least"), [(10, 1, 1), (1000, 20, 13), (3900, 50, 50)])

@@ -328,6 +328,7 @@ def slow_line(folder):
 
 
 @pytest.mark.long
+@pytest.mark.timing
 def test_every_fault_is_over_within_15_s_of_its_causes_end(tmp_path, monkeypatch, caplog):
     seed = random.randrange(1 << 30)
     print("seed", seed)

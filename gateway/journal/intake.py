@@ -22,13 +22,13 @@ ROW_BYTES = 4096
 """What a row's body stays within: one flash page."""
 EVENT_BYTES = 32_000
 """What a single event may take; the reasons of a longer one are cut."""
-_SURE = 190
+SURE = 190
 """So many readings fit ROW_BYTES whatever they are."""
-_MOST = 256
+MOST = 256
 """So many readings fit a message of 32 kB, each by its name in plain JSON."""
-_WORST_BYTES = 21
+WORST_BYTES = 21
 """Of a reading that does not compress."""
-_SLACK_BYTES = 64
+SLACK_BYTES = 64
 """Of ROW_BYTES: how much worse than nothing zlib may do."""
 _OFFSET_MS = 1000
 """A wall clock that moved further than this is another header."""
@@ -46,7 +46,7 @@ class Pending:
         self.parts: list[bytes] = []
         self.count = 0
         self.size = 0
-        self.most = _SURE
+        self.most = SURE
         """Readings it may hold, as far as is known by now."""
         self.body: bytes | None = None
 
@@ -68,7 +68,7 @@ class Pending:
     def full(self) -> bool:
         """Look how well a data row compresses, and let it grow into what is left; True when nothing is."""
         self.body = encode(b"".join(self.parts), self.lane)
-        self.most = min(_MOST, self.count + max(0, ROW_BYTES - _SLACK_BYTES - len(self.body)) // _WORST_BYTES)
+        self.most = min(MOST, self.count + max(0, ROW_BYTES - SLACK_BYTES - len(self.body)) // WORST_BYTES)
         return self.most <= self.count
 
     def staged(self) -> tuple[Part, ...]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 
+from gateway.journal.intake import MOST, ROW_BYTES, SLACK_BYTES, SURE, WORST_BYTES
 from gateway.journal.rows import encode
 from gateway.model import Samples
 from gateway.plan.timeline import Timeline
@@ -22,9 +23,6 @@ _ROOM = 4000
 """Of a page, for rows."""
 _COLUMNS = 110
 """Bytes of a row beside its body."""
-_ROW_BYTES = 3686
-"""What the journal aims at for a body (`journal.intake`), and the bounds of readings it holds."""
-_BOUNDS = (100, 1024)
 DAY_S = 86400.0
 
 
@@ -35,7 +33,8 @@ class Rows:
         """`samples`: a typical stretch, at least 1024 readings."""
         self._samples = samples
         self._known: dict[int, int] = {}
-        self.most = max(_BOUNDS[0], min(_BOUNDS[1], int(_ROW_BYTES * 300 / self.body(300))))
+        # As the journal does it: what is left of a page after the first look takes readings of any kind.
+        self.most = min(MOST, SURE + (ROW_BYTES - SLACK_BYTES - self.body(SURE)) // WORST_BYTES)
         """Readings a row takes."""
 
     def body(self, readings: int) -> int:
