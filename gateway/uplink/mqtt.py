@@ -50,6 +50,8 @@ SESSION_S = 86_400
 CARRIER_S = 2.0
 """A cable may be out for so long before a connection bound to it is given up."""
 MESSAGE_BYTES = 32_000
+_PROPERTIES = 32
+"""Sets of MQTT 5 properties that are kept made."""
 _FRAME_BYTES = 512
 """Topic, lengths and properties around a payload."""
 _TOO_LARGE = 0x95
@@ -103,6 +105,7 @@ class Connection:
         self._subscriptions, self._context, self._session_s = subscriptions, context, session_s
         self._window, self._pulse = Window(), Pulse(patience_s, now())
         self._may_retain = True
+        self._made: dict[tuple[int, int | None, str], Properties] = {}
         self._now = now
         self._acks: deque[tuple[int, int, str]] = deque()
         self._answers: list[Ack] = []
@@ -261,7 +264,12 @@ class Connection:
     def _properties(self, message: Message, packet: int) -> Properties | None:
         if not self._is_5 or (message.expiry_s is None and not message.content_type):
             return None
-        properties = Properties(packet)  # type: ignore[no-untyped-call]
+        key = (packet, message.expiry_s, message.content_type)
+        if (known := self._made.get(key)) is not None:   # nearly all messages say the same of themselves
+            return known
+        if len(self._made) > _PROPERTIES:
+            self._made.clear()
+        properties = self._made[key] = Properties(packet)  # type: ignore[no-untyped-call]
         if message.expiry_s is not None:
             properties.MessageExpiryInterval = message.expiry_s
         if message.content_type:
