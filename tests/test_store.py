@@ -52,7 +52,7 @@ def test_a_commit_is_synced_before_it_returns(store, tmp_path):
 
 def test_all_that_was_committed_is_there_after_opening_again(store):
     mark = (2, [(5, 6)], 1, [(6, 6)])
-    store.commit(group(stored(1), stored(2), stored(1, "alarm"), inventories=[Inventory(3, ())],
+    store.commit(group(stored(1), stored(2), stored(1, "alarm"), inventories=[Inventory(3, ())], inventory=3,
                        cursors=[("county", ("e1", "data"))], marks={("county", ("e1", "data")): mark}), P)
     again = Store(store.path, 64 << 20)
     assert held(again) == [stored(1, "alarm"), stored(1), stored(2)]
@@ -138,7 +138,7 @@ def test_old_empty_epochs_go_with_their_cursors_and_inventories(tmp_path):
     assert "e39" in store.epochs
     assert "e00" not in store.epochs
     assert {k[1][0] for k in store.cursors} <= set(store.epochs)
-    assert set(store.inventories) == {n for e in store.epochs.values() for n in e.inventories}
+    assert set(store.inventories) == {s.row.inventory for s in held(store)}
     keys = [k for (k,) in store.connection.execute("SELECT key FROM state")]
     assert not [k for k in keys if "e00" in k]
     store.close()

@@ -144,6 +144,6 @@ def checksum(row: Row, total: int) -> int:
     door = row.door
     head = (f"{row.epoch}\0{row.lane}\0{row.seq}\0{row.inventory}\0{door.boot}\0{door.offset_ms}\0{door.trust}\0"
             f"{row.count}\0{total}\0")
-    if row.thinned:
+    if row.thinned or row.of:
         head += f"{row.thinned}\0{row.of}\0"
     return zlib.crc32(row.body, zlib.crc32(head.encode()))
