@@ -55,7 +55,8 @@ def test_an_old_journal_is_opened_whole(old, tmp_path):
     first = city.pending(("alarm", "event"))[0]
     assert decode_events(first.body)[0].kind == "alarm.raised"
     assert [p.point for p in city.inventory(city.pending(("data",))[0].inventory).points] == ["p0-0", "p0-1", "p0-2"]
-    assert city.stored("e1", "data", 3, ()).refused
+    assert city.stored("e1", "data", 13, ()).refused
+    assert city.stored("e9", "data", 1, ()).stale
     assert county.stored("e1", "data", 3, ()).refused == ""
     assert county.confirms
     assert j.flush(5)

@@ -75,13 +75,17 @@ def test_the_first_content_of_an_identity_stays(store):
 def test_a_cursor_is_the_set_of_what_was_added_and_not_removed(spans):
     cursor, truth = Cursor(), set()
     for add, first, more in spans:
-        (cursor.add if add else cursor.remove)(first, first + more)
+        if add:
+            cursor.add(first, first + more)
+        else:
+            cursor.remove_all([(first, first + more)])
         span = set(range(first, first + more + 1))
         truth = truth | span if add else truth - span
     everything = set(range(1, 80))
     assert {s for s in everything if cursor.has(s)} == truth
     assert {s for a, b in cursor.missing(1, 79) for s in range(a, b + 1)} == everything - truth
     assert {s for a, b in cursor.within(10, 30) for s in range(a, b + 1)} == truth & set(range(10, 31))
+    assert cursor.last == max(truth, default=0)
     assert cursor.lacking(10, 30) == len(set(range(10, 31)) - truth)
     assert all(b + 1 < c for (_, b), (c, _) in pairwise(cursor.ranges))
     assert not cursor.ranges or cursor.ranges[0][0] > cursor.low + 1
