@@ -1,5 +1,6 @@
 """Who has had what, against plain sets: sent, stored, asked for again, lost, trimmed, in any order."""
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -28,6 +29,8 @@ class Told(RuleBasedStateMachine):
         self.saved, self.oldest, self.next = {}, 1, 1
         self.sent = {"county": set(), "city": set()}
         self.stored = {"county": set(), "city": set()}
+        self.asked = {"county": set(), "city": set()}
+        self.offered = {"county": 0, "city": 0}
         self.doubt, self.confirms = {}, set()
         self.show()
 
@@ -44,25 +47,45 @@ class Told(RuleBasedStateMachine):
         mine = seqs(spans) & set(range(1, self.next))
         self.d.settle(who, STREAM, sorted(mine))
         self.sent[who] |= mine
+        self.asked[who] -= mine
+
+    @rule(who=WHO, n=st.integers(1, 40))
+    def offer(self, who, n):
+        """Given out; the acknowledgement may never come."""
+        n = min(n, self.next - 1)
+        self.d.offer(who, {STREAM: n})
+        self.offered[who] = max(self.offered[who], n)
+
+    @rule(who=WHO, spans=SPANS)
+    def skip(self, who, spans):
+        for a, b in spans:
+            b = min(b, self.next - 1)
+            self.d.skip(who, STREAM, a, b)
+            for marks in (self.sent, self.stored):
+                marks[who] |= set(range(a, b + 1))
+            self.asked[who] -= set(range(a, b + 1))
 
     @rule(who=WHO, up_to=st.integers(0, 40), spans=SPANS)
     def receive(self, who, up_to, spans):
         claimed = set(range(1, up_to + 1)) | seqs(spans)
         got = self.d.store(who, STREAM, up_to, spans)
         below = set(range(1, self.oldest))
-        if not claimed <= self.sent[who] | below:
+        if max(claimed, default=0) > max(self.sent[who] | below, default=self.offered[who]) and (
+                max(claimed) > self.offered[who]):
             assert got.refused
+            assert not got.stale
             assert not got.again
             return
         assert not got.refused
         self.confirms.add(who)
-        claimed |= below
-        lost = self.stored[who] - claimed - self.doubt[who] if who in self.doubt else set()
-        self.stored[who] = (self.stored[who] - lost) | claimed
-        self.sent[who] -= lost
+        believed = claimed - self.asked[who]
+        absent = self.stored[who] - claimed - below
+        lost = absent - self.doubt[who] if who in self.doubt else set()
         self.doubt.pop(who, None)
-        if self.stored[who] - claimed:
-            self.doubt[who] = claimed
+        if absent - lost:
+            self.doubt[who] = claimed | below
+        self.stored[who] = (self.stored[who] - lost) | believed
+        self.sent[who] = (self.sent[who] - lost) | believed
         assert got.again == bool(lost)
 
     @rule(who=WHO, spans=SPANS)
@@ -73,6 +96,7 @@ class Told(RuleBasedStateMachine):
         assert seqs(gone) == {n for n in asked if n < self.oldest}
         self.sent[who] -= seqs(again)
         self.stored[who] -= seqs(again)
+        self.asked[who] |= seqs(again)
 
     @rule(who=WHO)
     def forget(self, who):
@@ -93,20 +117,27 @@ class Told(RuleBasedStateMachine):
                 for who in self.sent:
                     self.sent[who] |= set(range(a, b + 1))
                     self.stored[who] |= set(range(a, b + 1))
+                    self.asked[who] -= set(range(a, b + 1))
 
     @rule(n=st.integers(1, 5))
     def trim(self, n):
         self.oldest = min(self.next, self.oldest + n)
+        for who in self.asked:
+            self.asked[who] -= set(range(1, self.oldest))
         self.show()
 
     @rule()
     def restart(self):
-        """Save what moved, and go on with what was saved; a doubt is forgotten, confirmation is not."""
+        """Save what moved, and go on with what was saved. A doubt is forgotten, and what was asked for is only unsent;
+        where anything had been sent, all there was may have been."""
         self.saved |= self.d.take_moved()
         again = Deliveries(("county", "city"))
         again.follow({key: delivery(value) for key, value in self.saved.items()},
                      {STREAM: Extent(self.oldest, self.next, self.next - self.oldest)}, self.d.confirms)
-        self.d, self.doubt = again, {}
+        self.d, self.doubt, self.asked = again, {}, {who: set() for who in self.asked}
+        for who in self.offered:
+            known = (who, STREAM) in self.saved and self.sent[who]
+            self.offered[who] = self.next - 1 if known else 0
 
     @invariant()
     def same(self):
@@ -127,3 +158,32 @@ class Told(RuleBasedStateMachine):
 
 Told.TestCase.settings = settings(max_examples=120, stateful_step_count=30, deadline=None)
 TestTold = Told.TestCase
+
+
+def test_of_an_epoch_that_is_gone_nothing_is_believed_and_nobody_alarmed():
+    d = Deliveries(("county",))
+    d.follow({}, {STREAM: Extent(1, 10, 9)})
+    got = d.store("county", ("e0", "data"), 100, ())
+    assert (bool(got.refused), got.stale, d.confirms) == (True, True, ())
+    assert d.store("county", ("e0", "data"), 0, ()).refused == ""
+    assert d.replay("county", ("e0", "data"), [(5, 9), (1, 2)]) == ([], [(1, 2), (5, 9)])
+
+
+@pytest.mark.parametrize("ranges", [[(3, 2)], [(n, n) for n in range(1, 1002)]])
+def test_a_receipt_out_of_shape_is_refused(ranges):
+    d = Deliveries(("county",))
+    d.follow({}, {STREAM: Extent(1, 10_000, 9_999)})
+    d.settle("county", STREAM, range(1, 10_000))
+    assert "at most 1000 ranges" in d.store("county", STREAM, 0, ranges).refused
+    assert d.confirms == ()
+
+
+def test_a_receipt_that_says_nothing_new_costs_no_commit():
+    d = Deliveries(("county",))
+    d.follow({}, {STREAM: Extent(1, 10, 9)})
+    d.settle("county", STREAM, range(1, 10))
+    assert not d.store("county", STREAM, 5, [(7, 8)]).refused
+    assert d.take_moved()
+    assert not d.store("county", STREAM, 5, [(7, 8)]).refused
+    assert not d.moved
+

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.journal.intake import EVENT_BYTES, MOST, ROW_BYTES, Intake
+from gateway.journal.intake import EVENT_BYTES, MESSAGE_BYTES, MOST, ROW_BYTES, Intake, most_readings
 from gateway.journal.rows import decode, decode_events
-from gateway.model import SAMPLE, Door, Event
+from gateway.model import REASONS, SAMPLE, Door, Event, Inventory, InventoryPoint
+from gateway.uplink.profiles.default import Default
 
 DOOR = Door("b", 0, "synced")
 
@@ -48,6 +49,35 @@ def test_readings_that_compress_share_a_row():
     assert [row.count for row in intake.take(1 << 30)] == [MOST] * 10
 
 
+@settings(max_examples=60, deadline=None)
+@given(name=st.integers(1, 97), count=st.integers(1, 40), resolution=st.sampled_from([0.001, 0.1, 1.0]),
+       kind=st.sampled_from(["good", "doubted", "missing"]), seed=st.integers(0, 1 << 30))
+def test_a_row_told_in_plain_json_fits_a_message(name, count, resolution, kind, seed):
+    """However long the names are, and whatever is said of the readings."""
+    inventory = Inventory(3, tuple(InventoryPoint(point=f"{n:x}".rjust(name, "p"), name="", object="", unit="mm",
+                                                  resolution=resolution, poll_s=1, report_every_s=0)
+                                   for n in range(count)))
+    rng = np.random.default_rng(seed)
+    samples = np.zeros(600, SAMPLE)
+    samples["t_ms"], samples["point"] = np.arange(600) * 20, rng.integers(0, count, 600)
+    samples["value"], samples["flag"] = np.round(rng.random(600) * 1e6) * resolution, 1
+    if kind != "good":
+        samples["flag"], samples["reason"] = 3, REASONS.index("under_range")
+    if kind == "missing":
+        samples["flag"], samples["value"] = 9, np.nan
+        samples["reason"] = max(range(len(REASONS)), key=lambda n: len(REASONS[n]))
+        samples["status"] = 1
+    intake = Intake("e")
+    intake.add_samples(Door("b", 1_760_000_000_000, "synced"), 3, samples, 0.0, most_readings(inventory))
+    intake.close()
+    profile = Default("mingluo", "gw-1")
+    meaning = profile.meaning(inventory, 3)
+    for pending in intake.take(1 << 30):
+        row = pending.stored().row
+        assert len(row.body) <= ROW_BYTES
+        assert profile.row(row, decode(row.body), meaning, lambda _: False).size_bytes <= MESSAGE_BYTES
+
+
 @pytest.mark.parametrize(("size", "most", "least"), [(10, 1, 1), (1000, 20, 13), (3900, 50, 50)])
 def test_many_events_are_many_rows(size, most, least):
     rng = np.random.default_rng(1)
@@ -69,3 +99,24 @@ def test_an_endless_event_is_cut_and_says_so():
     assert event.why["keys"] == ["trace"]
     assert "left out" in event.why["cut"]
     assert len(event.text_zh) <= EVENT_BYTES
+
+
+@settings(max_examples=60, deadline=None)
+@given(field=st.sampled_from(["id", "object", "who", "text_zh", "text_en", "keys", "why"]), size=st.integers(0, 60_000),
+       others=st.integers(0, 60))
+def test_no_event_is_too_long_for_a_row_nor_lost(field, size, others):
+    why = {"keys": {"k" * size: 1, **{f"k{n}": n for n in range(300)}}, "why": {"x": "值" * size}}.get(field, {"x": 1})
+    more = {field: "长" * size} if field not in ("keys", "why") else {}
+    long = Event(**{"id": "1", "kind": "alarm.raised", "t_ms": 1, "why": why, **more})
+    small = [Event(id=f"s{n}", kind="alarm.raised", t_ms=n) for n in range(others)]
+    intake = Intake("e")
+    parts = intake.add_events(DOOR, 1, "alarm", [*small, long, *small], 0.0)
+    rows = [pending.stored().row for pending in intake.take(1 << 30)]
+    events = [decode_events(row.body) for row in rows]
+    assert [part.count for part in parts] == [len(e) for e in events]
+    for row, said in zip(rows, events, strict=True):
+        assert len(row.body) <= (ROW_BYTES if len(said) > 1 else EVENT_BYTES)
+    told = [e for said in events for e in said]
+    assert [e for e in told if e.id.startswith("s")] == small * 2
+    (kept,) = (e for e in told if not e.id.startswith("s"))
+    assert kept == long or "left out" in kept.why["cut"]

@@ -189,6 +189,42 @@ def test_a_latch_that_only_the_disk_could_take_is_the_one_that_comes_back(box, m
     assert box.found.latch_same_boot
 
 
+def offset(boot, offset_ms, **more):
+    return Event(id=f"o-{boot}", kind="clock.offset", t_ms=1, why={
+        "boot": boot, "offset_ms": offset_ms, "error_ms": 2.5, "source": "gnss", "trust": "synced"} | more)
+
+
+def test_the_known_offset_of_a_boot_survives_whoever_dies(box):
+    box.record(events=[offset("boot", 5000)])
+    assert box.reader.offset("boot") == (5000, 2.5)
+    box.restart()   # only staged so far
+    assert box.journal.offset("boot") == (5000, 2.5)
+    box.flush()
+    box.record(events=[offset("boot", 5001)])   # better known
+    box.flush()
+    box.die()
+    shutil.rmtree(box.folder / "run")
+    box.start("boot-2")
+    assert box.reader.offset("boot") == (5001, 2.5)
+    assert box.reader.offset("boot-2") is None
+
+
+def test_the_offsets_of_the_last_64_boots_are_kept(box):
+    for n in range(70):
+        box.record(events=[offset(f"boot-{n}", n), offset("first", n)])
+        box.flush()
+    box.restart()
+    known = [n for n in range(70) if box.reader.offset(f"boot-{n}")]
+    assert known == list(range(7, 70))
+    assert box.reader.offset("first") == (69, 2.5)   # said again and again, and so not old
+
+
+def test_an_offset_nobody_vouches_for_or_can_read_is_none(box):
+    box.record(events=[offset("a", 1, trust="unset"), offset("b", "soon"), offset("c", 1, error_ms="small"),
+                       offset(7, 1), Event(id="x", kind="clock.step", t_ms=1, why={"boot": "d", "offset_ms": 1})])
+    assert not any(box.reader.offset(boot) for boot in "abcd")
+
+
 def test_a_process_that_dies_again_before_it_commits_keeps_its_numbers(box):
     epoch = box.found.epoch
     for value in (1, 2, 3):

@@ -74,6 +74,7 @@ def test_the_checksum_covers_everything_a_row_says():
         return Row(**{**fields, **changes})
 
     others = [row(epoch="f"), row(lane="event"), row(seq=2), row(inventory=3), row(door=Door("c", 3, "synced")),
-              row(door=Door("b", 4, "synced")), row(door=Door("b", 3, "unset")), row(count=5), row(body=b"y")]
+              row(door=Door("b", 4, "synced")), row(door=Door("b", 3, "unset")), row(count=5), row(body=b"y"),
+              row(thinned="thin", of=9), row(thinned="aggregate", of=9), row(thinned="thin", of=8), row(of=9)]
     sums = {checksum(r, 9) for r in [row(), *others]} | {checksum(row(), 10)}
     assert len(sums) == len(others) + 2

@@ -52,7 +52,7 @@ def test_a_commit_is_synced_before_it_returns(store, tmp_path):
 
 def test_all_that_was_committed_is_there_after_opening_again(store):
     mark = (2, [(5, 6)], 1, [(6, 6)])
-    store.commit(group(stored(1), stored(2), stored(1, "alarm"), inventories=[Inventory(3, ())],
+    store.commit(group(stored(1), stored(2), stored(1, "alarm"), inventories=[Inventory(3, ())], inventory=3,
                        cursors=[("county", ("e1", "data"))], marks={("county", ("e1", "data")): mark}), P)
     again = Store(store.path, 64 << 20)
     assert held(again) == [stored(1, "alarm"), stored(1), stored(2)]
@@ -75,13 +75,17 @@ def test_the_first_content_of_an_identity_stays(store):
 def test_a_cursor_is_the_set_of_what_was_added_and_not_removed(spans):
     cursor, truth = Cursor(), set()
     for add, first, more in spans:
-        (cursor.add if add else cursor.remove)(first, first + more)
+        if add:
+            cursor.add(first, first + more)
+        else:
+            cursor.remove_all([(first, first + more)])
         span = set(range(first, first + more + 1))
         truth = truth | span if add else truth - span
     everything = set(range(1, 80))
     assert {s for s in everything if cursor.has(s)} == truth
     assert {s for a, b in cursor.missing(1, 79) for s in range(a, b + 1)} == everything - truth
     assert {s for a, b in cursor.within(10, 30) for s in range(a, b + 1)} == truth & set(range(10, 31))
+    assert cursor.last == max(truth, default=0)
     assert cursor.lacking(10, 30) == len(set(range(10, 31)) - truth)
     assert all(b + 1 < c for (_, b), (c, _) in pairwise(cursor.ranges))
     assert not cursor.ranges or cursor.ranges[0][0] > cursor.low + 1
@@ -138,7 +142,7 @@ def test_old_empty_epochs_go_with_their_cursors_and_inventories(tmp_path):
     assert "e39" in store.epochs
     assert "e00" not in store.epochs
     assert {k[1][0] for k in store.cursors} <= set(store.epochs)
-    assert set(store.inventories) == {n for e in store.epochs.values() for n in e.inventories}
+    assert set(store.inventories) == {s.row.inventory for s in held(store)}
     keys = [k for (k,) in store.connection.execute("SELECT key FROM state")]
     assert not [k for k in keys if "e00" in k]
     store.close()

@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.journal.cursors import Cursor, Delivery
+from gateway.journal.intake import ROW_BYTES
+from gateway.journal.lessened import merged
 from gateway.journal.records import COLUMNS, Stored, row_of
 from gateway.journal.rows import AGGREGATE, decode, encode_samples
 from gateway.journal.state import State
@@ -74,6 +76,31 @@ def stored(seq, rng, total):
                       body=encode_samples(samples)), total)
 
 
+@settings(deadline=None, max_examples=60)
+@given(points=st.sampled_from([1, 50, 500]), odd_share=st.sampled_from([0.0, 0.01, 0.5, 1.0]),
+       rows=st.integers(1, 16), count=st.sampled_from([20, 250]), seed=st.integers(0, 1 << 30))
+def test_merged_rows_fit_a_page_and_say_the_same(points, odd_share, rows, count, seed):
+    rng = np.random.default_rng(seed)
+    block = []
+    for seq in range(16, 16 + rows):
+        samples = np.zeros(count, SAMPLE)
+        samples["t_ms"] = seq * 1000 + np.sort(rng.integers(0, 1000, count))
+        samples["point"] = rng.integers(0, points, count)
+        samples["flag"] = np.where(rng.random(count) < odd_share, 3, 1)
+        samples["value"] = rng.random(count) * 1e6
+        block.append(Stored(Row(epoch="e1", lane="data", seq=seq, inventory=3, door=DOOR, count=count,
+                                body=encode_samples(samples)), seq * count))
+    changed = merged(block, {})
+    was = [decode(stored.row.body) for stored, _ in changed]
+    now = [decode(stored.row.body) for _, stored in changed]
+    assert sum(len(s.row.body) for _, s in changed) <= sum(len(s.row.body) for s, _ in changed)
+    for (before, after), samples in zip(changed, now, strict=True):
+        assert len(after.row.body) <= ROW_BYTES
+        assert (after.row.seq, after.row.of, after.row.count) == (before.row.seq, count, len(samples))
+    if changed:
+        assert np.concatenate(now).tobytes() == aggregate(was).tobytes()
+
+
 @pytest.mark.parametrize("quota", [1 << 20, 3 << 20])
 def test_what_is_kept_and_what_was_told_is_all_there_was(tmp_path, quota):
     """Two platforms at different marks; the store is filled three times over."""
@@ -107,6 +134,7 @@ def test_what_is_kept_and_what_was_told_is_all_there_was(tmp_path, quota):
     silent = 250 * (first - 1) if first <= settled + 1 else 0
     print(told, "kept", kept, "silent", silent)
     assert kept + given_up + silent == 250 * (extent.next - 1)
+    assert max(len(s.row.body) for s in held) <= ROW_BYTES
     for s in held:
         assert len(decode(s.row.body)) == s.row.count
         assert s.row.of in (0, 250)

@@ -30,6 +30,7 @@ class Backlog(NamedTuple):
 class Verdict(NamedTuple):
     refused: str = ""
     again: bool = False
+    stale: bool = False
 
 
 class Memory:
@@ -85,6 +86,9 @@ class Memory:
     def settle(self, epoch, lane, seqs):
         with self.news:
             self.settled.setdefault((epoch, lane), set()).update(seqs)
+
+    def skip(self, epoch, lane, first, last):
+        self.settle(epoch, lane, range(first, last + 1))
 
     confirms = False
 

@@ -1,8 +1,8 @@
 """Who has had what.
 
 Owns: the deliveries of all platforms, and which of them moved since they were saved. Promises: what was trimmed or lost
-is settled, so that nobody waits for it; whoever missed it is named; a receipt is believed only for rows that were sent.
-Never: does I/O, saves.
+is settled, so that nobody waits for it; whoever missed it is named; a receipt is believed only for rows that may have
+reached the platform. Never: does I/O, saves.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 from msgspec import Struct
 
-from gateway.journal.cursors import Cursor, Delivery, Saved, Spans
+from gateway.journal.cursors import Cursor, Delivery, Saved, Spans, joined, minus, within
 from gateway.journal.gaps import Gap
 from gateway.journal.rows import Stream
 from gateway.journal.state import Extent
@@ -27,6 +27,8 @@ class Receipt(Struct, frozen=True):
     """Why it is not believed; empty when it is."""
     again: bool = False
     """Rows it had confirmed are gone from its database, and pending again."""
+    stale: bool = False
+    """It is of an epoch that is not kept here: known to the platform for good reason, and nothing to look into."""
 
 
 class Deliveries:
@@ -39,12 +41,14 @@ class Deliveries:
         self.moved: set[tuple[str, Stream]] = set()
         self._deliveries: dict[tuple[str, Stream], Delivery] = {}
         self._streams: Mapping[Stream, Extent] = {}
-        self._doubts: dict[tuple[str, Stream], Cursor] = {}
 
     def follow(self, deliveries: dict[tuple[str, Stream], Delivery], streams: Mapping[Stream, Extent],
                confirms: Iterable[str] = ()) -> None:
         """Go on with the deliveries of a file, and with what it holds; what memory knows is newer."""
         if deliveries is not self._deliveries:
+            for (_, stream), known in deliveries.items():
+                if known.sent.last and stream in streams:   # a dead process may have sent more than was noted
+                    known.offered = streams[stream].next - 1
             deliveries.update(self._deliveries)
             self.moved.update(self._deliveries)
             self._deliveries = deliveries
@@ -65,62 +69,70 @@ class Deliveries:
             delivery.add(1, extent.oldest - 1)  # trimmed: gone or told as a gap
         return delivery
 
+    def offer(self, platform: str, lasts: Mapping[Stream, int]) -> None:
+        """Rows up to these are about to be sent to the platform."""
+        for stream, last in lasts.items():
+            delivery = self._of(platform, stream)
+            delivery.offered = max(delivery.offered, last)
+
     def settle(self, platform: str, stream: Stream, seqs: Iterable[int]) -> None:
         """The platform was sent these rows."""
-        sent = self._of(platform, stream).sent
-        for seq in seqs:
-            sent.add(seq, seq)
+        delivery, spans = self._of(platform, stream), joined((seq, seq) for seq in seqs)
+        for first, last in spans:
+            delivery.sent.add(first, last)
+        if delivery.asked.last:
+            delivery.asked.remove_all(spans)
+        self.moved.add((platform, stream))
+
+    def skip(self, platform: str, stream: Stream, first: int, last: int) -> None:
+        """The platform will not be sent rows first…last, nor confirm them."""
+        self._of(platform, stream).add(first, last)
         self.moved.add((platform, stream))
 
     def store(self, platform: str, stream: Stream, up_to: int, ranges: Sequence[tuple[int, int]]) -> Receipt:
         """Take a receipt: the platform's database holds the stream up to `up_to`, and the ranges above.
 
-        Less than it once confirmed is a restored database, and counts when it is said twice in a row: of two consumers
-        that share the work the slower one's receipt may arrive last.
+        It may be ahead of the acknowledgements, and then stands for them. Rows the platform asked for again come again
+        whatever it says. Less than it once confirmed is a restored database, and counts when it is said twice in a row:
+        of two consumers that share the work the slower one's receipt may arrive last.
         """
-        key = (platform, stream)
         if stream not in self._streams:
-            return Receipt() if up_to <= 0 and not ranges else Receipt("no such epoch is kept here")
+            return Receipt("no such epoch is kept here", stale=True) if up_to > 0 or ranges else Receipt()
         if len(ranges) > _MOST_RANGES or any(a > b for a, b in ranges):
             return Receipt(f"at most {_MOST_RANGES} ranges, each ascending, were expected")
-        claimed, delivery = Cursor(max(0, up_to)), self._of(platform, stream)
-        claimed.add_all(ranges)
-        for first, last in claimed.spans():
-            if beyond := next(delivery.sent.missing(first, last), None):
-                return Receipt(f"row {beyond[0]} was never sent")
-        extent = self._streams[stream]
+        extent, delivery = self._streams[stream], self._of(platform, stream)
+        claimed = Cursor()
+        claimed.add_all([(1, up_to), *((max(1, a), b) for a, b in ranges)])
+        if claimed.last > (last := max(delivery.offered, delivery.sent.last)):
+            return Receipt(f"it confirms row {claimed.last}, and none after row {last} was ever sent")
+        before = delivery.saved()
+        believed = list(minus(claimed.spans(), delivery.asked.spans()))
         claimed.add(1, extent.oldest - 1)
-        again, doubt = False, self._doubts.pop(key, None)
-        if (absent := _minus(delivery.stored, claimed)) and doubt is not None:
-            for a, b in absent:
-                for first, last in list(doubt.missing(a, b)):
-                    delivery.sent.remove(first, last)
-                    delivery.stored.remove(first, last)
-                    again = True
-            absent = _minus(delivery.stored, claimed)
-        if absent:
-            self._doubts[key] = claimed
-        delivery.stored.add_all(claimed.spans())
-        self.moved.add(key)
+        absent = list(minus(delivery.stored.spans(), claimed.spans()))
+        lost = list(minus(absent, delivery.doubt.spans())) if delivery.doubt is not None else []
+        delivery.doubt = claimed if absent != lost else None
+        delivery.unsettle(lost)
+        delivery.sent.add_all(believed)
+        delivery.stored.add_all(believed)
         if platform not in self.confirms:
             self.confirms = (*self.confirms, platform)
-        return Receipt(again=again)
+            self.moved.add((platform, stream))
+        if delivery.saved() != before:
+            self.moved.add((platform, stream))
+        return Receipt(again=bool(lost))
 
     def replay(self, platform: str, stream: Stream, ranges: Sequence[tuple[int, int]]) -> tuple[Spans, Spans]:
         """Let rows be pending again. Returns what will come, and what is not kept; seqs never given are neither."""
+        asked = joined((max(1, a), b) for a, b in ranges[:_MOST_RANGES])
         extent = self._streams.get(stream)
         if extent is None:
-            return [], [(a, b) for a, b in ranges if a <= b]
-        delivery, again, gone = self._of(platform, stream), Cursor(), Cursor()
-        for first, last in ranges[:_MOST_RANGES]:
-            first, last = max(1, first), min(last, extent.next - 1)
-            gone.add(first, min(last, extent.oldest - 1))
-            again.add(max(first, extent.oldest), last)
-        for first, last in again.spans():
-            delivery.sent.remove(first, last)
-            delivery.stored.remove(first, last)
+            return [], asked
+        delivery = self._of(platform, stream)
+        again, gone = list(within(asked, extent.oldest, extent.next - 1)), list(within(asked, 1, extent.oldest - 1))
+        delivery.unsettle(again)
+        delivery.asked.add_all(again)
         self.moved.add((platform, stream))
-        return list(again.spans()), list(gone.spans())
+        return again, gone
 
     def rewind(self, platform: str) -> bool:
         """What was sent and not stored is pending again, if the platform confirms. Whether there is any."""
@@ -169,8 +181,3 @@ class Deliveries:
         """What is to be saved. A delivery whose epoch was forgotten meanwhile is not."""
         moved, self.moved = self.moved, set()
         return {key: delivery.saved() for key in sorted(moved) if (delivery := self._deliveries.get(key))}
-
-
-def _minus(one: Cursor, other: Cursor) -> Spans:
-    """What `one` has and `other` has not."""
-    return [span for first, last in one.spans() for span in other.missing(first, last)]

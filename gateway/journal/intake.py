@@ -10,22 +10,27 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from msgspec import structs
 
 from gateway.journal.gaps import Gap
 from gateway.journal.records import Stored
-from gateway.journal.rows import SAMPLE_BYTES, Identity, Part, encode, pack_events
-from gateway.model import LANES, Door, Event, Lane, Row, Samples
+from gateway.journal.rows import SAMPLE_BYTES, Identity, Part, encode, pack_events, unpack_events
+from gateway.model import LANES, Door, Event, Inventory, Lane, Row, Samples
 
 ROW_BYTES = 4096
 """What a row's body stays within: one flash page."""
 EVENT_BYTES = 32_000
-"""What a single event may take; the reasons of a longer one are cut."""
+"""What a single event may take; a longer one is cut."""
 SURE = 190
 """So many readings fit ROW_BYTES whatever they are."""
+MESSAGE_BYTES = 32_000
+"""What a row stays within when each reading is told by its name in plain JSON."""
+_READING_BYTES = 105
+"""Of a reading in plain JSON, without the name."""
 MOST = 256
-"""So many readings fit a message of 32 kB, each by its name in plain JSON."""
+"""More readings than that do not make a row much cheaper."""
 WORST_BYTES = 21
 """Of a reading that does not compress."""
 SLACK_BYTES = 64
@@ -37,16 +42,19 @@ _OFFSET_MS = 1000
 class Pending:
     """One row that is not committed."""
 
-    __slots__ = ("base", "body", "count", "door", "epoch", "first_s", "inventory", "lane", "most", "parts", "seq",
-                 "size")
+    __slots__ = ("base", "body", "count", "door", "epoch", "first_s", "inventory", "lane", "limit", "most", "parts",
+                 "seq", "size")
 
-    def __init__(self, epoch: str, lane: Lane, seq: int, base: int, inventory: int, door: Door, first_s: float) -> None:
+    def __init__(self, epoch: str, lane: Lane, seq: int, base: int, inventory: int, door: Door, first_s: float,
+                 limit: int = MOST) -> None:
         self.epoch, self.lane, self.seq, self.base = epoch, lane, seq, base
         self.inventory, self.door, self.first_s = inventory, door, first_s
         self.parts: list[bytes] = []
         self.count = 0
         self.size = 0
-        self.most = SURE
+        self.limit = limit
+        """Readings it may hold however well they compress."""
+        self.most = min(SURE, limit)
         """Readings it may hold, as far as is known by now."""
         self.body: bytes | None = None
 
@@ -68,8 +76,14 @@ class Pending:
     def full(self) -> bool:
         """Look how well a data row compresses, and let it grow into what is left; True when nothing is."""
         self.body = encode(b"".join(self.parts), self.lane)
-        self.most = min(MOST, self.count + max(0, ROW_BYTES - SLACK_BYTES - len(self.body)) // WORST_BYTES)
+        self.most = min(self.limit, self.count + max(0, ROW_BYTES - SLACK_BYTES - len(self.body)) // WORST_BYTES)
         return self.most <= self.count
+
+    def events(self) -> Iterator[Event]:
+        """What it says happened; nothing of a data row, or of one that another program staged in its own way."""
+        for payload in self.parts if self.lane != "data" else ():
+            with suppress(ValueError):
+                yield from unpack_events(payload)
 
     def staged(self) -> tuple[Part, ...]:
         """All parts, to be staged again. Counts are only kept for the whole, so the first carries it."""
@@ -92,8 +106,7 @@ def _payloads(events: Sequence[Event]) -> Iterator[tuple[bytes, int]]:
     for event in events:
         packed = len(pack_events([event]))
         if packed > EVENT_BYTES:
-            why = {"cut": f"reasons of {packed} bytes were left out", "keys": sorted(event.why)[:20]}
-            event = structs.replace(event, why=why, text_zh=event.text_zh[:1000], text_en=event.text_en[:1000])
+            event = _cut(event, packed)
             packed = len(pack_events([event]))
         if group and size + packed > ROW_BYTES - 100:
             yield pack_events(group), len(group)
@@ -102,6 +115,19 @@ def _payloads(events: Sequence[Event]) -> Iterator[tuple[bytes, int]]:
         size += packed
     if group:
         yield pack_events(group), len(group)
+
+
+def _cut(event: Event, size: int) -> Event:
+    """What is left of an endless event; it says so."""
+    texts = {name: text[:1000] for name, text in structs.asdict(event).items() if type(text) is str}
+    keys = [key[:100] for key in sorted(event.why)[:20]]
+    return structs.replace(event, **texts, why={"cut": f"reasons of {size} bytes were left out", "keys": keys})
+
+
+def most_readings(inventory: Inventory) -> int:
+    """How many readings of these points make a row."""
+    longest = max((len(point.point) for point in inventory.points), default=0)
+    return max(1, min(MOST, MESSAGE_BYTES // (_READING_BYTES + longest)))
 
 
 def _differs(old: Door, new: Door) -> bool:
@@ -124,13 +150,13 @@ class Intake:
         """Payload bytes of all of them."""
         self.dropped_rows = self.dropped_records = 0
 
-    def _new(self, lane: Lane, inventory: int, door: Door, at_s: float) -> Pending:
-        row = Pending(self.epoch, lane, self.next[lane], self.total[lane], inventory, door, at_s)
+    def _new(self, lane: Lane, inventory: int, door: Door, at_s: float, limit: int = MOST) -> Pending:
+        row = Pending(self.epoch, lane, self.next[lane], self.total[lane], inventory, door, at_s, limit)
         self.next[lane] += 1
         return row
 
-    def add_samples(self, door: Door, inventory: int, samples: Samples, at_s: float) -> list[Part]:
-        """Let the data row grow; closes it where header or size ask for it."""
+    def add_samples(self, door: Door, inventory: int, samples: Samples, at_s: float, limit: int = MOST) -> list[Part]:
+        """Let the data row grow, up to `limit` readings; closes it where header or size ask for it."""
         parts = []
         row = self.growing
         if row is not None and (row.inventory != inventory or (row.door is not door and _differs(row.door, door))):
@@ -140,7 +166,7 @@ class Intake:
         at = 0
         while at < len(raw):
             if row is None:
-                row = self.growing = self._new("data", inventory, door, at_s)
+                row = self.growing = self._new("data", inventory, door, at_s, limit)
             end = at + (row.most - row.count) * SAMPLE_BYTES
             piece = raw if at == 0 and end >= len(raw) else raw[at:end]
             count = len(piece) // SAMPLE_BYTES

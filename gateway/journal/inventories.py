@@ -1,7 +1,8 @@
 """The lists of points that rows name.
 
-Owns: their numbers. Promises: a number follows from the content alone, so the same content has the same number on any
-card, for ever; two contents never share one on one box. Never: forgets one while the process lives.
+Owns: their numbers, and how many readings of each make a row. Promises: a number follows from the content alone, so
+the same content has the same number on any card, for ever; two contents never share one on one box. Never: forgets one
+while the process lives.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Collection, Iterable
 
 import msgspec
 
+from gateway.journal.intake import most_readings
 from gateway.model import Inventory
 
 
@@ -21,6 +23,7 @@ class Inventories:
         self.current = 0
         """The one that was named last."""
         self._known: dict[int, Inventory] = {}
+        self._limits: dict[int, int] = {}
 
     def adopt(self, inventory: Inventory) -> tuple[Inventory, bool]:
         """Make it the current one. Returns it under its number, and whether it is new here."""
@@ -36,6 +39,14 @@ class Inventories:
         """Take over what a file has; what is known already stays."""
         for inventory in inventories:
             self._known.setdefault(inventory.n, inventory)
+
+    def limit(self, n: int) -> int:
+        """How many readings of that inventory make a row."""
+        if n not in self._limits:
+            if n not in self._known:
+                return most_readings(Inventory(n, ()))
+            self._limits[n] = most_readings(self._known[n])
+        return self._limits[n]
 
     def get(self, n: int) -> Inventory | None:
         """The inventory of that number."""

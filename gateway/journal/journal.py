@@ -69,6 +69,7 @@ class Journal:
         with ledger.lock:
             ledger.intake, ledger.latch = way.intake, way.latch
             ledger.inventories.learn(found.inventories.values())
+            ledger.date(event for row in way.rows for event in row.events())
             self._begin_segment()
             for identity in way.done:
                 ledger.shadow.release(identity)
@@ -126,7 +127,7 @@ class Journal:
             wake = bool(events)
             if samples is not None and len(samples):
                 wake = wake or intake.growing is None
-                parts += intake.add_samples(door, inventory, samples, at)
+                parts += intake.add_samples(door, inventory, samples, at, ledger.inventories.limit(inventory))
                 wake = wake or intake.growing is None
             for lane in _EVENT_LANES if events else ():
                 mine = [e for e in events if e.kind.startswith("alarm.") == (lane == "alarm")]

@@ -102,8 +102,8 @@ class Ledger:
         for event in events:
             if event.kind == "clock.offset" and event.why.get("trust") != "unset":
                 boot, offset_ms, error_ms = (event.why.get(key) for key in ("boot", "offset_ms", "error_ms"))
-                if isinstance(boot, str) and isinstance(offset_ms, int):
-                    self.undated[boot] = (offset_ms, float(error_ms or 0.0))
+                if isinstance(boot, str) and isinstance(offset_ms, int) and isinstance(error_ms or 0, int | float):
+                    self.undated[boot] = (offset_ms, float(error_ms or 0))
 
     def dated(self, boots: Mapping[str, tuple[int, float]]) -> None:
         """With the lock: these are saved."""
@@ -136,6 +136,16 @@ class Ledger:
         """The platform has these rows. Saved with the next group; a crash before means they are sent again."""
         with self.lock:
             self.deliveries.settle(platform, stream, seqs)
+
+    def skip(self, platform: str, stream: Stream, first: int, last: int) -> None:
+        """Rows first…last are not the platform's."""
+        with self.lock:
+            self.deliveries.skip(platform, stream, first, last)
+
+    def offer(self, platform: str, lasts: Mapping[Stream, int]) -> None:
+        """Rows up to these are given out to be sent."""
+        with self.lock:
+            self.deliveries.offer(platform, lasts)
 
     def missing(self, platform: str, stream: Stream, first: int, last: int) -> list[tuple[int, int]]:
         """Spans of first…last that the platform has not settled."""

@@ -20,6 +20,8 @@ from gateway.model import Inventory, Samples
 
 BLOCK = 16
 """Neighbours merged into the last of them."""
+_SURE = 70
+"""So many aggregates fit a row whatever they are."""
 
 Change = tuple[Stored, Stored]
 """As it was, as it is."""
@@ -48,22 +50,31 @@ def thinned(rows: Sequence[Stored], inventories: Mapping[int, Inventory]) -> lis
             continue
         if n not in every:
             every[n] = intervals_ms(inventories.get(n))
-        if len(less := thin(samples, every[n])) < len(samples):
-            out.append((stored, _with(stored, less, "thin")))
+        now = _with(stored, thin(samples, every[n]), "thin")
+        if _smaller([stored], [now]):
+            out.append((stored, now))
     return out
 
 
+def _smaller(was: Sequence[Stored], now: Sequence[Stored]) -> bool:
+    return sum(len(stored.row.body) for stored in now) < sum(len(stored.row.body) for stored in was)
+
+
 def merged(rows: Sequence[Stored], _inventories: Mapping[int, Inventory]) -> list[Change]:
-    """Neighbours of one block and one header become the last of them; the others stay, empty."""
+    """Neighbours of one block and one header become the last of them, as few as can hold it; the others stay, empty."""
     out: list[Change] = []
     for _, block in groupby(rows, key=lambda s: (s.row.seq // BLOCK, s.row.inventory, s.row.door)):
         mine = [(stored, samples) for stored in block
                 if stored.row.thinned != "aggregate" and (samples := _read(stored)) is not None]
         less = aggregate([samples for _, samples in mine])
-        if not mine or len(less) >= sum(len(samples) for _, samples in mine):
+        pieces = [less[at:at + _SURE] for at in range(0, len(less), _SURE)]
+        if not mine or len(pieces) > len(mine):
             continue
-        out += [(stored, _with(stored, samples[:0], "aggregate")) for stored, samples in mine[:-1]]
-        out.append((mine[-1][0], _with(mine[-1][0], less, "aggregate")))
+        was = [stored for stored, _ in mine]
+        now = [_with(stored, piece, "aggregate")
+               for stored, piece in zip(was, [less[:0]] * (len(mine) - len(pieces)) + pieces, strict=True)]
+        if _smaller(was, now):
+            out += zip(was, now, strict=True)
     return out
 
 

@@ -68,14 +68,20 @@ class Reader:
             limit: at most this many rows.
         """
         self._seen = self._ledger.commits
+        out = self._find(lanes, after or {}, until or {}, max_bytes, limit)
+        if out:
+            self._ledger.offer(self.platform, {(row.epoch, row.lane): row.seq for row in out})
+        return out
+
+    def _find(self, lanes: Sequence[Lane], after: Mapping[Stream, int], until: Mapping[Stream, int], room: int,
+              limit: int) -> list[Row]:
         out: list[Row] = []
-        room = max_bytes
         committed = self._ledger.committed
         for lane in lanes:
             for stream in committed.aged(lane):
                 extent = committed.streams[stream]
-                first = max(extent.oldest, (after or {}).get(stream, 0) + 1)
-                last = min(extent.next - 1, (until or {}).get(stream, extent.next))
+                first = max(extent.oldest, after.get(stream, 0) + 1)
+                last = min(extent.next - 1, until.get(stream, extent.next))
                 for row in self._unsettled(stream, first, last, limit - len(out), room):
                     out.append(row)
                     room -= len(row.body)
@@ -166,8 +172,12 @@ class Reader:
         return self._ledger.wait_commit(self._seen, timeout_s)
 
     def settle(self, epoch: str, lane: Lane, seqs: Iterable[int]) -> None:
-        """The platform has these rows."""
+        """The platform was sent these rows."""
         self._ledger.settle(self.platform, (epoch, lane), seqs)
+
+    def skip(self, epoch: str, lane: Lane, first: int, last: int) -> None:
+        """The platform will not be sent rows first…last, and no receipt of them is waited for."""
+        self._ledger.skip(self.platform, (epoch, lane), first, last)
 
     def stored(self, epoch: str, lane: Lane, up_to: int, ranges: Sequence[tuple[int, int]]) -> Receipt:
         """The platform's database holds the stream up to and including `up_to`, and the ranges above."""

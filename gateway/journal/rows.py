@@ -127,16 +127,25 @@ def pack_events(events: Sequence[Event]) -> bytes:
     return _pack.encode(events)
 
 
+def unpack_events(payload: bytes) -> list[Event]:
+    """What `pack_events` was given.
+
+    Raises:
+        ValueError: damaged, or written by a newer version.
+    """
+    try:
+        return _unpack_events.decode(payload)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"row body is not a list of events: {error}") from error
+
+
 def decode_events(body: bytes) -> list[Event]:
     """Events of an alarm or event body.
 
     Raises:
         ValueError: damaged, or written by a newer version.
     """
-    try:
-        return _unpack_events.decode(_inflate(body))
-    except msgspec.MsgspecError as error:
-        raise ValueError(f"row body is not a list of events: {error}") from error
+    return unpack_events(_inflate(body))
 
 
 def checksum(row: Row, total: int) -> int:
@@ -144,6 +153,6 @@ def checksum(row: Row, total: int) -> int:
     door = row.door
     head = (f"{row.epoch}\0{row.lane}\0{row.seq}\0{row.inventory}\0{door.boot}\0{door.offset_ms}\0{door.trust}\0"
             f"{row.count}\0{total}\0")
-    if row.thinned:
+    if row.thinned or row.of:
         head += f"{row.thinned}\0{row.of}\0"
     return zlib.crc32(row.body, zlib.crc32(head.encode()))

@@ -64,15 +64,16 @@ class _Wreck:
             return False
         self.seen[stream].add(row.seq, row.seq)
         number = lane_seq(record[0])[0]
-        if self.kept.epochs.setdefault(row.epoch, Epoch(number, "salvaged", ())).number != number:
+        if self.kept.epochs.setdefault(row.epoch, Epoch(number, "salvaged")).number != number:
             return False
-        epoch = self.kept.epochs[row.epoch]
-        if row.inventory and row.inventory not in epoch.inventories:
-            self.kept.epochs[row.epoch] = Epoch(number, epoch.reason, (*epoch.inventories, row.inventory))
         claimed = self.claimed.get(stream, Extent())
         old = self.kept.streams.get(stream, Extent(row.seq, claimed.next, 0, 0, claimed.total))
-        self.kept.streams[stream] = Extent(min(old.oldest, row.seq), max(old.next, row.seq + 1), old.rows + 1,
-                                      old.bytes + len(row.body), max(old.total, stored.total))
+        named = old.inventories
+        if row.inventory and all(n != row.inventory or last < row.seq for n, last in named):
+            named = old.naming(row.inventory, row.seq)
+        self.kept.streams[stream] = Extent(
+            min(old.oldest, row.seq), max(old.next, row.seq + 1), old.rows + 1, old.bytes + len(row.body),
+            max(old.total, stored.total), claimed.thinned, claimed.merged, named)
         self.rows += 1
         return True
 

@@ -38,6 +38,17 @@ class Extent(Struct, frozen=True, array_like=True, gc=False):
     """Rows up to this seq were thinned for want of room, as far as they were not told."""
     merged: int = 0
     """Rows up to this seq were aggregated."""
+    inventories: tuple[tuple[int, int], ...] = ()
+    """Inventory and the last row that names it, the latest last."""
+
+    def naming(self, inventory: int, seq: int) -> tuple[tuple[int, int], ...]:
+        """`inventories` when row `seq` names one more; those that only trimmed rows named are left out."""
+        return (*((n, last) for n, last in self.inventories if n != inventory and last >= self.oldest),
+                (inventory, seq))
+
+    def named(self) -> set[int]:
+        """The inventories that rows still kept may name."""
+        return {n for n, last in self.inventories if self.rows and last >= self.oldest}
 
 
 class Epoch(Struct, frozen=True, array_like=True):
@@ -45,7 +56,6 @@ class Epoch(Struct, frozen=True, array_like=True):
 
     number: int
     reason: str
-    inventories: tuple[int, ...] = ()
 
 
 class State(Struct, frozen=True, array_like=True):

@@ -98,7 +98,6 @@ class Store:
         run("PRAGMA synchronous = FULL")
         run(f"PRAGMA wal_autocheckpoint = {wal}")
         run(f"PRAGMA journal_size_limit = {wal * PAGE_BYTES}")
-        run(f"PRAGMA max_page_count = {self.cap}")
         run("PRAGMA cache_size = -1024")
         if version == 0:
             run("BEGIN IMMEDIATE")
@@ -108,6 +107,7 @@ class Store:
             self._sync_folder()
         else:
             migrations.bring(self.connection, version, SCHEMA)
+        run(f"PRAGMA max_page_count = {self.cap}")  # only now: a full journal must find room to become a newer one
 
     def _sync_folder(self) -> None:
         # A new file is only as durable as its directory entry.

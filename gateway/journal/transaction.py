@@ -64,6 +64,8 @@ class Changes(Struct):
     damaged: list[tuple[str, Lane, int]] = []
     boots: Mapping[str, tuple[int, float]] = {}
     """Boot → offset and error in ms of its clock, as they became known."""
+    inventory: int = 0
+    """The one that rows to come will name."""
 
 
 class Transaction:
@@ -105,6 +107,7 @@ class Transaction:
             self._put(cursor_key(*key), changes.marks[key])
         self._date(changes.boots)
         self._forget_epochs()
+        self._forget_inventories()
         kept.state = msgspec.structs.replace(changes.state, commit=kept.state.commit + 1)
         self._put(STATE, kept.state)
 
@@ -134,27 +137,22 @@ class Transaction:
 
     def _record(self, stored: Stored) -> Record:
         row, stream = stored.row, (stored.row.epoch, stored.row.lane)
-        epoch = self._epoch(row.epoch, row.inventory)
+        epoch = self._epoch(row.epoch)
         old = self.kept.streams.get(stream, Extent())
         if row.seq >= old.next:  # otherwise it is there already: the first content of an identity stays
             self._grow(stream, msgspec.structs.replace(
                 old, oldest=old.oldest if old.rows else row.seq, next=row.seq + 1, rows=old.rows + 1,
-                bytes=old.bytes + len(row.body), total=max(old.total, stored.total)))
+                bytes=old.bytes + len(row.body), total=max(old.total, stored.total),
+                inventories=old.naming(row.inventory, row.seq) if row.inventory else old.inventories))
         return record_of(stored, epoch.number)
 
-    def _epoch(self, name: str, inventory: int) -> Epoch:
+    def _epoch(self, name: str) -> Epoch:
         epochs = self.kept.epochs
-        known = epochs.get(name)
-        epoch = known
-        if epoch is None:
+        if name not in epochs:
             reason = self._changes.reason if name == self._changes.state.epoch else "replayed"
-            epoch = Epoch(1 + max((e.number for e in epochs.values()), default=0), reason)
-        if inventory and inventory not in epoch.inventories:
-            epoch = Epoch(epoch.number, epoch.reason, (*epoch.inventories, inventory))
-        if epoch is not known:
-            epochs[name] = epoch
-            self._put(epoch_key(name), epoch)
-        return epoch
+            epochs[name] = Epoch(1 + max((e.number for e in epochs.values()), default=0), reason)
+            self._put(epoch_key(name), epochs[name])
+        return epochs[name]
 
     def _used_pages(self) -> int:
         return int(self._run("PRAGMA page_count").fetchone()[0]) - int(self._run("PRAGMA freelist_count").fetchone()[0])
@@ -219,7 +217,7 @@ class Transaction:
         return len(rows)
 
     def _forget_epochs(self) -> None:
-        """Drop what nothing refers to any more: old empty epochs with their cursors, unused inventories."""
+        """Drop what nothing refers to any more: old empty epochs with their cursors."""
         kept, changes = self.kept, self._changes
         empty = sorted((e.number, name) for name, e in kept.epochs.items() if name != changes.state.epoch
                        and not any(kept.streams[name, lane].rows for lane in LANES if (name, lane) in kept.streams))
@@ -232,9 +230,12 @@ class Transaction:
             for bounds in ranges_of(name):
                 self._run("DELETE FROM state WHERE key > ? AND key < ?", bounds)
         self.forgotten = frozenset(gone)
-        if not gone:
-            return
-        used = {n for e in kept.epochs.values() for n in e.inventories} | {i.n for i in changes.inventories}
-        for n in [n for n in kept.inventories if n not in used]:
-            del kept.inventories[n]
-            self._run("DELETE FROM inventories WHERE n = ?", (n,))
+
+    def _forget_inventories(self) -> None:
+        """Drop those that no row names."""
+        known = self.kept.inventories
+        if len(known) > 1:
+            used = {self._changes.inventory}.union(*(extent.named() for extent in self.kept.streams.values()))
+            for n in known.keys() - used:
+                del known[n]
+                self._run("DELETE FROM inventories WHERE n = ?", (n,))

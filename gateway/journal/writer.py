@@ -27,6 +27,7 @@ _FIRST_S = 0.2
 """The first data row after a start closes this soon: the county sees a fresh box at once."""
 _WORDS = {
     "salvaged": ("日志库损坏，已抢救可读部分", "the journal was damaged; what could be read was kept"),
+    "newer": ("日志库由更新版本的程序写成，已移开保存", "the journal was written by a newer program and is kept aside"),
     "rescued": ("日志库文件被删除或替换，已从内存连接写回",
                 "the journal file was deleted or exchanged and has been written back"),
 }
@@ -126,7 +127,7 @@ class Writer:
         return Changes(state=state, cursors=list(marks), marks=marks, reason=intake.reason,
                        inventories=self._unknown({row.inventory for row in flight}),
                        damaged=[(epoch, lane, seq) for (epoch, lane), seq in ledger.damaged],
-                       boots=dict(ledger.undated))
+                       boots=dict(ledger.undated), inventory=ledger.inventories.current)
 
     def _commit(self, changes: Changes) -> bool:
         ledger = self._ledger

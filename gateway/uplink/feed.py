@@ -73,6 +73,7 @@ class Feed:
         self._alarms.again()
         self._events.again()
         self._backlog.again(self._live.begun())
+        self._skipped.clear()
         self._look_at_s = 0.0
 
     def look(self, news: bool) -> None:
@@ -88,7 +89,7 @@ class Feed:
                 walk.look(heads, anyway)
             for stream, seq in heads.items():
                 if stream[1] not in self.selection.lanes and seq > self._skipped.get(stream, 0):
-                    self.reader.settle(*stream, range(self._skipped.get(stream, 0) + 1, seq + 1))
+                    self.reader.skip(*stream, self._skipped.get(stream, 0) + 1, seq)
                     self._skipped[stream] = seq
 
     def idle(self) -> bool:
@@ -136,7 +137,7 @@ class Feed:
         message = self.profile.message(batch.walk.topic, batch.rows, batch.parts)
         if message is None:   # nothing of it is this platform's business
             batch.walk.accept(batch)
-            self._settle(batch)
+            self.reader.skip(batch.rows[0].epoch, batch.walk.lane, batch.rows[0].seq, batch.rows[-1].seq)
             return 0
         self._tell_inventory(connection, batch.rows[0].inventory)
         if self.platform.compress:
@@ -231,4 +232,4 @@ class Feed:
                   row.seq, reason)
         self._report("uplink.set_aside", {"epoch": row.epoch, "lane": row.lane, "from": row.seq, "to": row.seq,
                                           "count": row.count, "reason": reason})
-        self.reader.settle(row.epoch, row.lane, [row.seq])
+        self.reader.skip(row.epoch, row.lane, row.seq, row.seq)

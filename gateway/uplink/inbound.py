@@ -78,7 +78,7 @@ class Inbound:
         for mark in receipt.marks:
             moved = self._reader.stored(mark.epoch, mark.lane, mark.up_to, mark.ranges)
             again = again or moved.again
-            if moved.refused and f"{mark.epoch} {mark.lane}" not in self._complained:
+            if moved.refused and not moved.stale and f"{mark.epoch} {mark.lane}" not in self._complained:
                 self._complained.add(f"{mark.epoch} {mark.lane}")
                 log.warning("receipt refused platform=%s epoch=%s lane=%s up_to=%d reason=%s", self._platform,
                             mark.epoch, mark.lane, mark.up_to, moved.refused)

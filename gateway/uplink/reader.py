@@ -40,6 +40,11 @@ class Verdict(Protocol):
         ...
 
     @property
+    def stale(self) -> bool:
+        """Whether it was refused only because its epoch is not kept here any more."""
+        ...
+
+    @property
     def again(self) -> bool:
         """Whether rows are pending again, because the platform lost them."""
         ...
@@ -62,7 +67,11 @@ class Reader(Protocol):
         ...
 
     def settle(self, epoch: str, lane: Lane, seqs: Iterable[int]) -> None:
-        """The platform has these; `pending` never gives them again."""
+        """The platform was sent these; `pending` gives them again only when they may be lost."""
+        ...
+
+    def skip(self, epoch: str, lane: Lane, first: int, last: int) -> None:
+        """The platform is not to have rows first…last, or will not take them; only `replay` brings them up again."""
         ...
 
     def stored(self, epoch: str, lane: Lane, up_to: int, ranges: Sequence[tuple[int, int]]) -> Verdict:
