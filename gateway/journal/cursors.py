@@ -162,4 +162,4 @@ class Delivery:
 
 def delivery(saved: Saved) -> Delivery:
     """What `Delivery.saved` gave."""
-    return Delivery(Cursor(saved[0], saved[1]), Cursor(saved[2], saved[3]))
+    return Delivery(Cursor(saved[0], list(saved[1])), Cursor(saved[2], list(saved[3])))
