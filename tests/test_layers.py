@@ -22,7 +22,7 @@ OWNERS = {
     "yaml": {"drivers.strictyaml", "gateway.safe"},  # safe must work where the strict reader refuses
     "prometheus_client": {"gateway.metrics"},
     "typer": {"gateway.cli", "gateway.installer.commands", "gateway.installer.options", "gateway.installer.discover",
-              "gateway.county.commands"},
+              "gateway.county.commands", "gateway.journal_cli"},
     "click": {"gateway.cli"},
     "rich": {"gateway.cli", "gateway.installer.screen"},
     "ctypes": {"gateway.kernelclock", "gateway.heap"},

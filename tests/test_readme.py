@@ -60,6 +60,9 @@ def test_every_shown_command_exists_with_its_options(path: Path) -> None:
     for words in calls(path.read_text(encoding="utf-8")):
         command = COMMANDS.get(words[0])
         assert command is not None, f"{name(path)} shows `mingluo {' '.join(words)}`"
+        if (group := getattr(command, "commands", None)) is not None and words[1:]:
+            assert words[1] in group, f"{name(path)} shows `mingluo {' '.join(words)}`"
+            command = group[words[1]]
         known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
         assert [w for w in words[1:] if w.startswith("--") and w.split("=")[0] not in known] == []
 
