@@ -40,10 +40,16 @@ def thin(samples: Samples, every_ms: Samples) -> Samples:
     return kept
 
 
-def aggregate(rows: Sequence[Samples]) -> Samples:
-    """Readings of several rows merged, one AGGREGATE a point for all its good ones; what is not good stays as it is."""
-    joined = np.concatenate([_widened(samples) for samples in rows]) if rows else np.empty(0, AGGREGATE)
-    odd, good = joined[_odd(joined)], joined[~_odd(joined)]
+def aggregate(rows: Sequence[Samples]) -> list[Samples]:
+    """Readings of several rows, as many rows of AGGREGATEs: all good ones of a point are one in the last row.
+
+    What is not good stays in its row, as it is.
+    """
+    wide = [_widened(samples) for samples in rows]
+    if not wide:
+        return []
+    joined = np.concatenate(wide)
+    good = joined[~_odd(joined)]
     merged: list[Any] = []
     for point in np.unique(good["point"]):
         mine = good[good["point"] == point]
@@ -52,9 +58,9 @@ def aggregate(rows: Sequence[Samples]) -> Samples:
         one["mean"] = np.average(mine["mean"], weights=mine["n"])
         one["n"] = mine["n"].sum()
         merged.append(one)
-    out = np.concatenate([odd, np.array(merged, AGGREGATE)])
-    ordered: Samples = out[np.argsort(out["t_ms"], kind="stable")]
-    return ordered
+    out = [samples[_odd(samples)] for samples in wide]
+    last: Samples = np.concatenate([out[-1], np.array(merged, AGGREGATE)])
+    return [*out[:-1], last[np.argsort(last["t_ms"], kind="stable")]]
 
 
 def _widened(samples: Samples) -> Samples:
