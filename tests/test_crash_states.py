@@ -40,8 +40,8 @@ pytestmark = pytest.mark.skipif(compiler() is None, reason="no C compiler: apt-g
 NORMAL = """
 from gateway.journal import store
 prepare = store.Store._prepare
-def unsafe(self, wal):
-    prepare(self, wal)
+def unsafe(self):
+    prepare(self)
     self.connection.execute("PRAGMA synchronous = NORMAL")
 store.Store._prepare = unsafe
 from gateway.__main__ import main

@@ -214,7 +214,7 @@ def test_aggregated_rows_keep_their_extremes(tmp_path):
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     rng = np.random.default_rng(seed)
-    for _ in range(900):   # what does not compress, until room runs out
+    for _ in range(3600):   # what does not compress, until room runs out
         samples = np.zeros(250, SAMPLE)
         samples["t_ms"], samples["point"], samples["flag"] = round(one.clock * 1000), np.arange(250) % 5, 1
         samples["value"] = rng.uniform(0, 100, 250)

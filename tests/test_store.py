@@ -103,7 +103,10 @@ def fill(store, settled_to, groups=60, start=1):
         rows = [stored(seq + i) for i in range(10)]
         seq += 10
         store.cursors["county", ("e1", "data")] = Delivery(Cursor(min(settled_to, seq - 1)))
-        gaps += store.commit(group(*rows, stored(start + n, "event", 200)), P)
+        rows = [stored(start + n, "event", 200), *rows]
+        while rows:   # what found no room comes again
+            done = store.commit(group(*rows), P)
+            gaps, rows = gaps + done.gaps, rows[done.taken:]
     return gaps, seq
 
 

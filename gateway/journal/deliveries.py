@@ -55,6 +55,10 @@ class Deliveries:
             self.confirms = tuple(dict.fromkeys((*self.confirms, *confirms)))
         self._streams = streams
 
+    def had(self) -> dict[tuple[str, Stream], Delivery]:
+        """Who has had what at this moment; nobody changes it."""
+        return {key: Delivery(d.sent.copy(), d.stored.copy()) for key, d in self._deliveries.items()}
+
     def know(self, platform: str) -> None:
         """A platform; one never seen before begins with the oldest row kept."""
         if platform not in self.platforms:
@@ -156,9 +160,10 @@ class Deliveries:
         return sum(self._of(platform, s).sent.lacking(e.oldest, e.next - 1) for s, e in self._streams.items())
 
     def addressed(self, gap: Gap) -> Gap:
-        """The gap, naming who misses it."""
+        """The gap, naming who misses it: of those it names already, or of all."""
+        stream = (gap.epoch, gap.lane)
         return msgspec.structs.replace(gap, platforms=tuple(
-            p for p in self.platforms if self._of(p, (gap.epoch, gap.lane)).sent.lacking(gap.first, gap.last)))
+            p for p in gap.platforms or self.platforms if self._of(p, stream).sent.lacking(gap.first, gap.last)))
 
     def write_off(self, gap: Gap) -> None:
         """Nobody waits for these rows any more."""

@@ -14,6 +14,8 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from msgspec import Struct
+
 from gateway.journal.claim import claim
 from gateway.journal.gaps import Gap
 from gateway.journal.salvage import salvage
@@ -24,6 +26,19 @@ log = logging.getLogger(__name__)
 
 _RETRY_S = (0.1, 0.25, 0.5, 1.0, 2.0)
 _SALVAGE_EVERY_S = 60.0
+STALL_S = 10.0
+"""A group that takes longer is a fault; cards do stall for a second or two."""
+
+
+class Outcome(Struct, frozen=True):
+    """What became of a group."""
+
+    word: str
+    """"salvaged", "rescued" or empty."""
+    taken: int
+    """So many of its rows, from the first, are durable."""
+    gaps: list[Gap]
+    """What became known to be missing on the way."""
 
 
 class Disk:
@@ -40,6 +55,7 @@ class Disk:
         """Set by a reader that met damage: the next group looks for itself."""
         self.retry_at = 0.0
         self._max_bytes, self._now, self._word = max_bytes, now, word
+        self._began_s: float | None = None
         self._failures = 0
         self._salvaged_at = float("-inf")
         self._folder_fd = -1
@@ -98,23 +114,30 @@ class Disk:
         self.generation += 1
         return gaps
 
-    def commit(self, changes: Changes, platforms: Sequence[str]) -> tuple[str, list[Gap]]:
+    def commit(self, changes: Changes, platforms: Sequence[str]) -> Outcome:
         """Make one group durable.
-
-        Returns "salvaged", "rescued" or "", and the gaps that became known on the way.
 
         Raises:
             sqlite3.Error, OSError: nothing of the group is in the file; see `retry_at`.
         """
+        self._began_s = self._now()
         try:
-            word, gaps = self._commit(changes, platforms)
+            outcome = self._commit(changes, platforms)
         except (sqlite3.Error, OSError) as error:
             self._failed(error)
             raise
+        finally:
+            self._began_s = None
         self.fault, self._failures, self.retry_at = "", 0, 0.0
-        return word, gaps
+        return outcome
 
-    def _commit(self, changes: Changes, platforms: Sequence[str]) -> tuple[str, list[Gap]]:
+    def trouble(self) -> str:
+        """What is wrong now, also when the disk only does not answer. Any thread may ask."""
+        began_s = self._began_s
+        stalled = began_s is not None and self._now() - began_s > STALL_S
+        return self.fault or ("the disk does not answer" if stalled else "")
+
+    def _commit(self, changes: Changes, platforms: Sequence[str]) -> Outcome:
         word, gaps = "", list[Gap]()
         if self.store is None:
             word, gaps = self.attach()
@@ -130,14 +153,14 @@ class Disk:
             gaps += self._examine()
         assert self.store is not None
         try:
-            gaps += self.store.commit(changes, platforms)
+            done = self.store.commit(changes, platforms)
         except sqlite3.Error as error:
             if not is_damage(error) or self._now() - self._salvaged_at < _SALVAGE_EVERY_S:
                 raise
             word = "salvaged"
             gaps += self._salvage(error)
-            gaps += self.store.commit(changes, platforms)
-        return word, gaps
+            done = self.store.commit(changes, platforms)
+        return Outcome(word, done.taken, [*gaps, *done.gaps])
 
     def _examine(self) -> list[Gap]:
         suspicion, self.suspect = self.suspect, ""

@@ -143,8 +143,7 @@ class Intake:
         self.next: dict[Lane, int] = dict.fromkeys(LANES, 1)
         self.total: dict[Lane, int] = dict.fromkeys(LANES, 0)
         self.growing: Pending | None = None
-        self.urgent: deque[Pending] = deque()
-        self.data: deque[Pending] = deque()
+        self.queues: dict[Lane, deque[Pending]] = {lane: deque() for lane in LANES}
         self.flight: list[Pending] = []
         self.bytes = 0
         """Payload bytes of all of them."""
@@ -187,7 +186,7 @@ class Intake:
             parts.append(row.grow(payload, count))
             self.total[lane] += count
             self.bytes += row.size
-            self.urgent.append(row)
+            self.queues[lane].append(row)
         return parts
 
     def close(self) -> None:
@@ -196,33 +195,48 @@ class Intake:
             self.data.append(self.growing)
             self.growing = None
 
+    @property
+    def data(self) -> deque[Pending]:
+        """Closed data rows, the oldest first."""
+        return self.queues["data"]
+
+    def urgent(self) -> bool:
+        """Whether alarms or events wait."""
+        return bool(self.queues["alarm"] or self.queues["event"])
+
     def oldest_s(self) -> float | None:
         """When the oldest uncommitted reading came."""
         row = self.data[0] if self.data else self.growing
         return row.first_s if row is not None else None
 
-    def take(self, most_bytes: int) -> list[Pending]:
-        """Into the writer's hands: all alarms and events, and data rows up to `most_bytes`."""
-        self.flight = list(self.urgent)
-        self.urgent.clear()
+    def take(self, most_bytes: int, one_lane: bool = False) -> list[Pending]:
+        """Into the writer's hands: alarms, then events, then data, up to `most_bytes` but at least one row.
+
+        With `one_lane` only rows of the first lane that has any: where room is scarce nothing makes an alarm wait.
+        """
+        self.flight = []
         size = 0
-        while self.data and size < most_bytes:
-            row = self.data.popleft()
-            size += row.size
-            self.flight.append(row)
+        for queue in self.queues.values():
+            while queue and (size < most_bytes or not self.flight):
+                row = queue.popleft()
+                size += row.size
+                self.flight.append(row)
+            if self.flight and one_lane:
+                break
         return self.flight
 
     def put_back(self) -> None:
         """The disk did not take them: they are next again."""
         rows, self.flight = self.flight, []
-        self.urgent.extendleft(reversed([row for row in rows if row.lane != "data"]))
-        self.data.extendleft(reversed([row for row in rows if row.lane == "data"]))
+        for row in reversed(rows):
+            self.queues[row.lane].appendleft(row)
 
-    def done(self) -> list[Pending]:
-        """What was in flight is committed."""
-        rows, self.flight = self.flight, []
+    def done(self, count: int) -> list[Pending]:
+        """The first `count` rows in flight are committed; the others are next again."""
+        rows, self.flight = self.flight[:count], self.flight[count:]
         for row in rows:
             self.bytes -= row.size
+        self.put_back()
         return rows
 
     def shed(self, most_bytes: int) -> list[tuple[Pending, Gap]]:
@@ -238,11 +252,11 @@ class Intake:
 
     def waiting(self) -> Iterator[Pending]:
         """Every row that is not in the writer's hands."""
-        yield from self.urgent
-        yield from self.data
+        for queue in self.queues.values():
+            yield from queue
         if self.growing is not None:
             yield self.growing
 
     def empty(self) -> bool:
         """Nothing waits."""
-        return not (self.urgent or self.data or self.growing)
+        return not (self.urgent() or self.data or self.growing)

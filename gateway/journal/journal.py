@@ -20,7 +20,9 @@ from gateway.journal.disk import Disk
 from gateway.journal.entries import Adopted, Group, Latch
 from gateway.journal.gaps import Gap
 from gateway.journal.ledger import Ledger
+from gateway.journal.quota import shares
 from gateway.journal.reader import Reader
+from gateway.journal.records import PAGE_BYTES
 from gateway.journal.recovery import Recovered, plan, report
 from gateway.journal.rows import Part
 from gateway.journal.staging import Staging
@@ -33,7 +35,6 @@ __all__ = ["Journal", "Recovered"]
 log = logging.getLogger(__name__)
 
 FILE = "journal.sqlite"
-_BATCH_BYTES = 1 << 20
 _EVENT_LANES: tuple[Lane, ...] = ("alarm", "event")
 
 
@@ -50,7 +51,7 @@ class Journal:
         self._disk = Disk(self.path, max_bytes, now, new_epoch)
         self._ledger = Ledger(self._staging, gateway=gateway, boot=boot, platforms=platforms, now=now)
         self._writer = Writer(self._ledger, self._disk, commit_s=commit_s,
-                              batch_bytes=min(_BATCH_BYTES, max(16384, max_bytes // 16)))
+                              batch_bytes=shares(max_bytes).group * PAGE_BYTES // 2)
 
     def open(self) -> Recovered:
         """Read both files and decide how to go on. Writes only where there is no readable journal.
@@ -121,6 +122,7 @@ class Journal:
         ledger = self._ledger
         with ledger.lock:
             ledger.door, ledger.inventories.current = door, inventory
+            self._writer.watch()
             ledger.date(events)
             parts: list[Part] = []
             intake = ledger.intake
@@ -203,7 +205,7 @@ class Journal:
     @property
     def fault(self) -> str:
         """Why nothing can be committed now; empty when it can. Takes no lock: asked every second by the siren path."""
-        return self._disk.fault
+        return self._disk.trouble()
 
     def health(self) -> dict[str, Any]:
         """How the journal is doing; never touches the disk."""
@@ -215,7 +217,7 @@ class Journal:
                 "bytes": committed.file_bytes, "max_bytes": self._max_bytes,
                 "waiting_bytes": intake.bytes, "staging_bytes": ledger.shadow.bytes,
                 "backlog": {p: deliveries.backlog(p) for p in deliveries.platforms},
-                "last_commit_s": self._writer.last_commit_s, "commits": ledger.commits, "fault": self._disk.fault,
+                "last_commit_s": self._writer.last_commit_s, "commits": ledger.commits, "fault": self._disk.trouble(),
                 "staging_fault": ledger.shadow.fault, "dropped_rows": intake.dropped_rows,
                 "dropped_records": intake.dropped_records,
             }

@@ -1,7 +1,7 @@
 """Rows of which less is kept, under their old identity.
 
-Owns: which rows are thinned alone and which merged with their neighbours, and the gaps that say so. Promises: a row
-that cannot be read, or of which nothing would go, stays as it is; the counts of gaps are exact. Never: does I/O.
+Owns: which rows are thinned alone and which merged with their neighbours. Promises: a row that cannot be read, or of
+which nothing would go, stays as it is. Never: does I/O, counts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from msgspec import structs
 
-from gateway.journal.gaps import Gap
 from gateway.journal.records import Stored
 from gateway.journal.rows import decode, encode_samples
 from gateway.journal.thin import aggregate, intervals_ms, thin
@@ -60,33 +59,18 @@ def _smaller(was: Sequence[Stored], now: Sequence[Stored]) -> bool:
     return sum(len(stored.row.body) for stored in now) < sum(len(stored.row.body) for stored in was)
 
 
-def merged(rows: Sequence[Stored], _inventories: Mapping[int, Inventory]) -> list[Change]:
-    """Neighbours of one block and one header become the last of them, as few as can hold it; the others stay, empty."""
+def merged(rows: Sequence[tuple[Stored, tuple[str, ...]]]) -> list[Change]:
+    """Rows with those who miss them. The good readings of one block, header and set of platforms go to its last rows.
+
+    What is not good stays in its own row: of a row that a platform acknowledges at this moment it then has all.
+    """
     out: list[Change] = []
-    for _, block in groupby(rows, key=lambda s: (s.row.seq // BLOCK, s.row.inventory, s.row.door)):
-        mine = [(stored, samples) for stored in block
+    for _, block in groupby(rows, key=lambda r: (r[0].row.seq // BLOCK, r[0].row.inventory, r[0].row.door, r[1])):
+        mine = [(stored, samples) for stored, _ in block
                 if stored.row.thinned != "aggregate" and (samples := _read(stored)) is not None]
-        less = aggregate([samples for _, samples in mine])
-        pieces = [less[at:at + _SURE] for at in range(0, len(less), _SURE)]
-        if not mine or len(pieces) > len(mine):
-            continue
+        less = aggregate([samples for _, samples in mine], _SURE)
         was = [stored for stored, _ in mine]
-        now = [_with(stored, piece, "aggregate")
-               for stored, piece in zip(was, [less[:0]] * (len(mine) - len(pieces)) + pieces, strict=True)]
-        if _smaller(was, now):
+        now = [_with(stored, samples, "aggregate") for stored, samples in zip(was, less, strict=False)]
+        if less and _smaller(was, now):
             out += zip(was, now, strict=True)
-    return out
-
-
-def gaps(changed: Sequence[Change], reason: str) -> list[Gap]:
-    """What was given up, neighbours joined."""
-    out: list[Gap] = []
-    for was, now in changed:
-        row = was.row
-        gap = Gap(row.epoch, row.lane, row.seq, row.seq, row.count - now.row.count, reason)
-        joined = out[-1].joined(gap) if out else None
-        if joined is not None:
-            out[-1] = joined
-        else:
-            out.append(gap)
     return out

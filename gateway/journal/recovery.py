@@ -19,7 +19,7 @@ from gateway.journal.gaps import Gap
 from gateway.journal.intake import Intake, Pending
 from gateway.journal.rows import Identity, Part, Stream
 from gateway.journal.state import Epoch, Extent, State
-from gateway.model import Event, Lane
+from gateway.model import Event
 
 REASONS = {
     "first": ("首次启动，开始新的编号", "first start: numbering begins"),
@@ -166,6 +166,5 @@ def _newest_latch(found: Found, state: State, gateway: str, boot: str) -> Latch 
 
 def _return(intake: Intake, rows: list[Pending]) -> None:
     for row in rows:
-        lane: Lane = row.lane
-        (intake.data if lane == "data" else intake.urgent).append(row)
+        intake.queues[row.lane].append(row)
         intake.bytes += row.size

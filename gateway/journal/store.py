@@ -17,13 +17,17 @@ import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 
+from msgspec import Struct
+
 from gateway.journal import migrations
 from gateway.journal.cursors import Delivery
 from gateway.journal.gaps import Gap
+from gateway.journal.quota import shares
 from gateway.journal.records import CREATE, INSERT, PAGE_BYTES, Record
 from gateway.journal.rows import Stream
 from gateway.journal.state import DamagedError, Epoch, Extent, Kept, State, pack
 from gateway.journal.transaction import PUT, PUT_INVENTORY, Changes, Transaction
+from gateway.journal.trim import Work
 from gateway.model import Inventory
 
 SCHEMA = 2
@@ -35,6 +39,7 @@ _CREATE = (
 )
 
 
+_BUSY_MS = 1000
 _NEWEST = 100
 """Beyond any version that will be: a flipped bit, not a newer program."""
 
@@ -50,6 +55,16 @@ def is_damage(error: Exception) -> bool:
     return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
+class Done(Struct, frozen=True):
+    """What became of a group."""
+
+    taken: int
+    """So many of its rows, from the first, are in the file; the others found no room yet."""
+    gaps: list[Gap]
+    """What trimming took from a platform that misses it."""
+    work: Work
+
+
 class Store:
     """One connection that writes. One thread at a time."""
 
@@ -61,15 +76,12 @@ class Store:
             OSError: the folder cannot be made.
         """
         self.path = path
-        wal = max(32, min(256, max_bytes // PAGE_BYTES // 8))
-        # The log is emptied when it has so many pages, by the group that made it longer: up to twice as many.
-        self.cap = max(64, max_bytes // PAGE_BYTES - 2 * wal)
-        self._most_thinned = max(4, wal // 8)
+        self.shares = shares(max_bytes)
         self.kept = Kept()
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
-        self.connection = sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False)
+        self.connection = sqlite3.connect(path, timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
         try:
-            self._prepare(wal)
+            self._prepare()
             self._load()
         except (AttributeError, ValueError, KeyError) as error:
             self.connection.close()
@@ -85,8 +97,8 @@ class Store:
             raise
         self._identity = self._stat()
 
-    def _prepare(self, wal: int) -> None:
-        run = self.connection.execute
+    def _prepare(self) -> None:
+        run, log = self.connection.execute, self.shares.log
         version = run("PRAGMA user_version").fetchone()[0]
         if not 0 <= version < _NEWEST:
             raise DamagedError(f"{self.path}: schema {version} does not exist")
@@ -96,8 +108,8 @@ class Store:
         if mode != "wal":
             raise sqlite3.DatabaseError(f"{self.path}: journal mode is {mode}, expected wal; use a local disk")
         run("PRAGMA synchronous = FULL")
-        run(f"PRAGMA wal_autocheckpoint = {wal}")
-        run(f"PRAGMA journal_size_limit = {wal * PAGE_BYTES}")
+        run(f"PRAGMA wal_autocheckpoint = {log}")
+        run(f"PRAGMA journal_size_limit = {log * PAGE_BYTES}")
         run("PRAGMA cache_size = -1024")
         if version == 0:
             run("BEGIN IMMEDIATE")
@@ -107,7 +119,8 @@ class Store:
             self._sync_folder()
         else:
             migrations.bring(self.connection, version, SCHEMA)
-        run(f"PRAGMA max_page_count = {self.cap}")  # only now: a full journal must find room to become a newer one
+        # Only now: a full journal must find room to become a newer one.
+        run(f"PRAGMA max_page_count = {self.shares.cap}")
 
     def _sync_folder(self) -> None:
         # A new file is only as durable as its directory entry.
@@ -188,6 +201,24 @@ class Store:
         new.rename(self.path)
         self._sync_folder()
 
+    def _held(self) -> int:
+        """Pages of the log beyond its share, because somebody's reading keeps it from being worked off."""
+        def beyond() -> int:
+            with contextlib.suppress(FileNotFoundError):
+                pages = family(self.path)[1].stat().st_size // PAGE_BYTES
+                return max(0, pages - self.shares.log - self.shares.group)
+            return 0
+
+        if beyond():
+            run = self.connection.execute
+            run("PRAGMA busy_timeout = 0")
+            try:
+                run("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()   # in case it is not held any more
+            finally:
+                run(f"PRAGMA busy_timeout = {_BUSY_MS}")
+                self._identity = self._stat()
+        return beyond()
+
     def file_bytes(self) -> int:
         """Database and write-ahead log together."""
         total = 0
@@ -196,16 +227,13 @@ class Store:
                 total += path.stat().st_size
         return total
 
-    def commit(self, changes: Changes, platforms: Iterable[str] = ()) -> list[Gap]:
+    def commit(self, changes: Changes, platforms: Iterable[str] = ()) -> Done:
         """Write one group, trimming the oldest rows where the quota asks for it.
-
-        Returns the gaps that trimming made among rows that a platform still misses.
 
         Raises:
             sqlite3.Error: nothing was changed.
         """
-        work = Transaction(self.connection, self.kept, changes, tuple(platforms), self.cap,
-                           self._most_thinned)
+        work = Transaction(self.connection, self.kept, changes, tuple(platforms), self.shares, self._held())
         run = self.connection.execute
         run("BEGIN IMMEDIATE")
         try:
@@ -216,11 +244,12 @@ class Store:
                 with contextlib.suppress(sqlite3.Error):
                     run("ROLLBACK")
             raise
-        self._identity = self._stat()
+        finally:
+            self._identity = self._stat()   # also a COMMIT that fails may have worked off some of the log
         self.kept = work.kept
         for key in [key for key in list(self.cursors) if key[1][0] in work.forgotten]:
             del self.cursors[key]
-        return work.gaps
+        return Done(work.taken, work.trim.gaps, work.trim.work)
 
     def transplant(self, records: list[Record]) -> None:
         """Insert rows as another journal held them, in a transaction of their own."""

@@ -40,10 +40,15 @@ def thin(samples: Samples, every_ms: Samples) -> Samples:
     return kept
 
 
-def aggregate(rows: Sequence[Samples]) -> Samples:
-    """Readings of several rows merged, one AGGREGATE a point for all its good ones; what is not good stays as it is."""
-    joined = np.concatenate([_widened(samples) for samples in rows]) if rows else np.empty(0, AGGREGATE)
-    odd, good = joined[_odd(joined)], joined[~_odd(joined)]
+def aggregate(rows: Sequence[Samples], most: int) -> list[Samples]:
+    """Readings of several rows, as many rows: all good ones of a point are one, in the last rows that have room for it.
+
+    What is not good stays in its row, as it is. `most` AGGREGATEs fit a row; empty when there is no room for all.
+    """
+    if not rows:
+        return []
+    joined = np.concatenate([_widened(samples) for samples in rows])
+    good = joined[~_odd(joined)]
     merged: list[Any] = []
     for point in np.unique(good["point"]):
         mine = good[good["point"] == point]
@@ -52,9 +57,18 @@ def aggregate(rows: Sequence[Samples]) -> Samples:
         one["mean"] = np.average(mine["mean"], weights=mine["n"])
         one["n"] = mine["n"].sum()
         merged.append(one)
-    out = np.concatenate([odd, np.array(merged, AGGREGATE)])
-    ordered: Samples = out[np.argsort(out["t_ms"], kind="stable")]
-    return ordered
+    left = np.array(merged, AGGREGATE)
+    left = left[np.argsort(left["t_ms"], kind="stable")]
+    out: list[Samples] = []
+    for samples in reversed(rows):
+        odd = samples[_odd(samples)]
+        piece = left[max(0, len(left) - max(0, most - len(odd))):]
+        left = left[:len(left) - len(piece)]
+        if len(piece):
+            odd = np.concatenate([_widened(odd), piece])
+            odd = odd[np.argsort(odd["t_ms"], kind="stable")]
+        out.insert(0, odd)
+    return out if not len(left) else []
 
 
 def _widened(samples: Samples) -> Samples:

@@ -7,7 +7,6 @@ Never: begins or commits (the Store does both around it).
 
 from __future__ import annotations
 
-import math
 import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,11 +14,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from gateway.journal import lessened, quota
 from gateway.journal.cursors import Saved
-from gateway.journal.gaps import Gap
-from gateway.journal.quota import Cut
-from gateway.journal.records import COLUMNS, INSERT, PAGE_BYTES, Record, Stored, key_of, lane_seq, record_of, row_of
+from gateway.journal.quota import Had, Shares, pages_of
+from gateway.journal.records import INSERT, Record, Stored, key_of, record_of
 from gateway.journal.rows import Stream
 from gateway.journal.state import (
     STATE,
@@ -35,18 +32,19 @@ from gateway.journal.state import (
     pack,
     ranges_of,
 )
+from gateway.journal.trim import Trim
 from gateway.model import LANES, Inventory, Lane
 
 PUT = "INSERT OR REPLACE INTO state VALUES (?, ?)"
 PUT_INVENTORY = "INSERT OR REPLACE INTO inventories VALUES (?, ?)"
-_OLDEST = "SELECT id, count, length(body) FROM rows WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
-_WHOLE = f"SELECT {COLUMNS} FROM rows WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"  # noqa: S608
-_REPLACE = "UPDATE rows SET count = ?, total = ?, crc = ?, body = ?, step = ?, was = ? WHERE id = ?"
-_DELETE = "DELETE FROM rows WHERE id BETWEEN ? AND ?"
 _BOOTS_KEPT = 64
 """Boots whose clock offset is remembered."""
 _EPOCHS_KEPT = 16
 """Closed epochs without rows that birth still names, so that the county can count what it missed."""
+
+
+class NoRoomError(sqlite3.OperationalError):
+    """The quota is used up, and nothing that may go is left."""
 
 
 class Changes(Struct):
@@ -55,6 +53,9 @@ class Changes(Struct):
     state: State
     """Its commit number is filled in."""
     rows: list[Stored] = []
+    """Alarms, then events, then data."""
+    had: Had | None = None
+    """Who has had what when the group was taken; None: as the file has it."""
     cursors: list[tuple[str, Stream]] = []
     """Which of the cursors below to write."""
     marks: Mapping[tuple[str, Stream], Saved] = {}
@@ -71,19 +72,21 @@ class Changes(Struct):
 class Transaction:
     """Writes one group. Then `kept` is what the file will hold.
 
-    `gaps` is what trimming took from somebody, `forgotten` the epochs that nothing refers to any more.
+    `taken` says how many of its rows there was room for, `trim` what went for them, `forgotten` the epochs that nothing
+    refers to any more.
     """
 
     def __init__(self, connection: sqlite3.Connection, kept: Kept, changes: Changes, platforms: Sequence[str],
-                 cap_pages: int, most_thinned: int = 32) -> None:
-        """`most_thinned`: rows that are thinned or aggregated at most; each takes some tenths of a millisecond."""
+                 given: Shares, held: int = 0) -> None:
+        """`held`: pages of the log beyond its share, because somebody reads."""
         self.kept = kept.draft()
-        self.gaps: list[Gap] = []
+        self.taken = 0
         self.forgotten: frozenset[str] = frozenset()
         self._connection, self._run = connection, connection.execute
-        self._changes, self._platforms, self._cap = changes, platforms, cap_pages
-        self._most_thinned = most_thinned
-        self._touched: set[Stream] = set()
+        self._changes, self._held = changes, held
+        self.trim = Trim(connection, self.kept, kept.cursors if changes.had is None else changes.had, platforms,
+                         changes.state.confirms, given)
+        self._touched = self.trim.touched
 
     def write(self) -> None:
         """All of it.
@@ -92,13 +95,13 @@ class Transaction:
             sqlite3.Error: roll back; the draft is worthless.
         """
         kept, changes = self.kept, self._changes
-        self._trim()
+        rows = self._with_room(changes.rows)
         for inventory in changes.inventories:
             self._run(PUT_INVENTORY, (inventory.n, pack(str(inventory.n), inventory)))
             kept.inventories[inventory.n] = inventory
         for identity in changes.damaged:
             self._take_out(*identity)
-        records = [self._record(stored) for stored in changes.rows]
+        records = [self._record(stored) for stored in rows]
         if records:
             self._connection.executemany(INSERT, records)
         for stream in self._touched:
@@ -110,6 +113,23 @@ class Transaction:
         self._forget_inventories()
         kept.state = msgspec.structs.replace(changes.state, commit=kept.state.commit + 1)
         self._put(STATE, kept.state)
+
+    def _with_room(self, rows: Sequence[Stored]) -> Sequence[Stored]:
+        """The rows that may be written, after trimming; the others are left to a later group."""
+        coming: dict[Lane, int] = {}
+        for stored in rows:
+            coming[stored.row.lane] = coming.get(stored.row.lane, 0) + pages_of(stored)
+        self.trim.make_room(coming)
+        room = self.trim.room(self._held)
+        for stored in rows:
+            if not room.fits(stored.row.lane, pages := pages_of(stored)):
+                break
+            room.take(stored.row.lane, pages)
+            self.taken += 1
+        if rows and not self.taken and not self.trim.work.done():
+            raise NoRoomError(f"no room is left: somebody's reading of the file keeps {self._held} pages of its log"
+                              if self._held else "no room is left")
+        return rows[:self.taken]
 
     def _put(self, key: str, value: Any) -> None:
         self._run(PUT, (key, pack(key, value)))
@@ -153,68 +173,6 @@ class Transaction:
             epochs[name] = Epoch(1 + max((e.number for e in epochs.values()), default=0), reason)
             self._put(epoch_key(name), epochs[name])
         return epochs[name]
-
-    def _used_pages(self) -> int:
-        return int(self._run("PRAGMA page_count").fetchone()[0]) - int(self._run("PRAGMA freelist_count").fetchone()[0])
-
-    def _trim(self) -> None:
-        used = self._used_pages()
-        left: float = quota.rows_to_go(used, self._cap, self._changes.rows)
-        if left <= 0:
-            return
-        kept, scarce = self.kept, used > quota.SCARCE * self._cap
-        work = self._most_thinned
-        for cut in quota.cuts(kept.streams, kept.epochs, kept.cursors, self._platforms, self._cap,
-                              frozenset(self._changes.state.confirms)):
-            if cut.step == "drop":
-                left -= self._cut(cut, math.ceil(left))
-            elif not scarce:
-                freed_bytes, rows = self._lessen(cut, work)
-                left, work = left - freed_bytes / PAGE_BYTES, work - rows
-                if work <= 0:
-                    return   # there is slack, and another group soon
-            if left <= 0:
-                return
-
-    def _lessen(self, cut: Cut, most: int) -> tuple[int, int]:
-        """Thin or aggregate up to `most` rows that were not yet; returns bytes freed and rows looked at."""
-        epoch, old = self.kept.epochs[cut.stream[0]], self.kept.streams[cut.stream]
-        thins = cut.step == "thin"
-        begin = max(old.oldest, (old.thinned if thins else old.merged) + 1)
-        if begin > cut.last:
-            return 0, 0
-        records = self._run(_WHOLE, (key_of(epoch.number, cut.stream[1], begin), key_of(epoch.number, cut.stream[1],
-                                                                                    cut.last),
-                                    most if thins else max(most, lessened.BLOCK))).fetchall()
-        found = [stored for record in records if (stored := row_of(record)) is not None]
-        lessen = lessened.thinned if thins else lessened.merged
-        changed = lessen(found, self.kept.inventories)
-        end = lane_seq(records[-1][0])[2] if records else cut.last
-        self._connection.executemany(_REPLACE, [(*record_of(new, epoch.number)[6:], key_of(
-            epoch.number, cut.stream[1], new.row.seq)) for _, new in changed])
-        freed = sum(len(was.row.body) - len(new.row.body) for was, new in changed)
-        self._grow(cut.stream, msgspec.structs.replace(
-            old, bytes=old.bytes - freed, **{"thinned" if thins else "merged": end}))
-        self.gaps += lessened.gaps(changed, "thinned" if thins else "aggregated")
-        return freed, len(records)
-
-    def _cut(self, cut: Cut, most: int) -> int:
-        """Delete up to `most` rows; returns how many it were."""
-        epoch, lane = cut.stream
-        number, old = self.kept.epochs[epoch].number, self.kept.streams[cut.stream]
-        if not old.rows or cut.last < old.oldest:
-            return 0
-        rows = self._run(_OLDEST, (key_of(number, lane, old.oldest), key_of(number, lane, cut.last), most)).fetchall()
-        if not rows:
-            return 0
-        self._run(_DELETE, (rows[0][0], rows[-1][0]))
-        first, last = lane_seq(rows[0][0])[2], lane_seq(rows[-1][0])[2]
-        kept = old.rows - len(rows)
-        self._grow(cut.stream, msgspec.structs.replace(
-            old, oldest=last + 1 if kept else old.next, rows=kept, bytes=old.bytes - sum(row[2] for row in rows)))
-        if cut.missed and self._platforms:
-            self.gaps.append(Gap(epoch, lane, first, last, sum(row[1] for row in rows), "quota"))
-        return len(rows)
 
     def _forget_epochs(self) -> None:
         """Drop what nothing refers to any more: old empty epochs with their cursors."""

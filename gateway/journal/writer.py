@@ -62,7 +62,7 @@ class Writer:
         intake = self._ledger.intake
         if self._disk.retry_at > now:
             return self._disk.retry_at - now
-        if intake.urgent or self._latch_moved() or (self._force and self._unsaved()):
+        if intake.urgent() or self._latch_moved() or (self._force and self._unsaved()):
             return 0.0
         if intake.bytes >= self._batch and intake.data:
             return 0.0
@@ -119,12 +119,12 @@ class Writer:
                 self._fresh = False
             intake.close()
         ledger.tell_gaps(now, self._force)
-        flight = intake.take(self._batch)
+        flight = intake.take(self._batch, one_lane=bool(self._disk.fault))
         door, marks = ledger.door, ledger.deliveries.take_moved()
         state = State(gateway=ledger.gateway, boot=ledger.boot, epoch=intake.epoch, latch=ledger.latch,
                       alive_utc_ms=int(now * 1000) + door.offset_ms if door.trust != "unset" else None,
                       gaps=ledger.untold.gaps, confirms=ledger.deliveries.confirms)
-        return Changes(state=state, cursors=list(marks), marks=marks, reason=intake.reason,
+        return Changes(state=state, cursors=list(marks), marks=marks, had=ledger.deliveries.had(), reason=intake.reason,
                        inventories=self._unknown({row.inventory for row in flight}),
                        damaged=[(epoch, lane, seq) for (epoch, lane), seq in ledger.damaged],
                        boots=dict(ledger.undated), inventory=ledger.inventories.current)
@@ -133,7 +133,7 @@ class Writer:
         ledger = self._ledger
         try:
             changes.rows = [row.stored() for row in ledger.intake.flight]  # encoding is the writer's work
-            word, gaps = self._disk.commit(changes, ledger.deliveries.platforms)
+            outcome = self._disk.commit(changes, ledger.deliveries.platforms)
         except BaseException as error:
             with ledger.lock:
                 ledger.intake.put_back()
@@ -143,12 +143,12 @@ class Writer:
                 return False
             raise
         with ledger.lock:
-            ledger.lose(gaps)  # before the new extents hide what was trimmed
+            ledger.lose(outcome.gaps)  # before the new extents hide what was trimmed
         self.publish()
         with ledger.lock:
-            self._settle(changes)
-            if word:
-                ledger.tell(f"journal.{word}", *_WORDS[word], {"holes": len(gaps)})
+            self._settle(changes, outcome.taken)
+            if word := outcome.word:
+                ledger.tell(f"journal.{word}", *_WORDS[word], {"holes": len(outcome.gaps)})
             self._report()
             ledger.commit_done()
         return True
@@ -160,10 +160,10 @@ class Writer:
             with self._ledger.lock:
                 self._ledger.publish(store, size)
 
-    def _settle(self, changes: Changes) -> None:
+    def _settle(self, changes: Changes, taken: int) -> None:
         """Under the lock: staging need not keep these any more."""
         ledger = self._ledger
-        flight = ledger.intake.done()
+        flight = ledger.intake.done(taken)
         ledger.damaged.difference_update(((epoch, lane), seq) for epoch, lane, seq in changes.damaged)
         ledger.dated(changes.boots)
         self.last_commit_s = self._now()
@@ -172,9 +172,14 @@ class Writer:
         for row in flight:
             ledger.shadow.release(row.identity)
 
+    def watch(self) -> None:
+        """Under the lock: notice a disk that neither works nor fails."""
+        if not self._faulty and self._disk.trouble():
+            self._report()
+
     def _report(self) -> None:
         """Under the lock: one event when the disk fails, one when it works again."""
-        fault = self._disk.fault
+        fault = self._disk.trouble()
         if bool(fault) != self._faulty:
             self._faulty = bool(fault)
             if fault:
