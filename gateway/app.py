@@ -39,7 +39,7 @@ from gateway.orders import Orders
 from gateway.outputs import Outputs
 from gateway.polls import polls as polls_of
 from gateway.supervisor import Supervisor
-from gateway.uplink import profiles
+from gateway.uplink import grace, profiles
 from gateway.uplink.admission import Admission
 from gateway.uplink.asking import Asking
 from gateway.uplink.uplink import Sources, Uplink
@@ -76,7 +76,8 @@ class Box:
 
     def __init__(self, path: Path, scorer: Scorer | None = None) -> None:
         self.config = config = site.load(path)
-        self.clock = clock = Clock(floor_ms=BUILT_MS, drift_ppm=config.clock.drift_ppm)
+        self.clock = clock = Clock(drift_ppm=config.clock.drift_ppm,
+                                   unset_beyond_s=config.clock.unset_beyond_s)
         self._began_s = clock.now()
         self.version = metadata.version("mingluo")
         library = site.library(path)
@@ -90,7 +91,7 @@ class Box:
             new_epoch=new_id, platforms=[p.id for p in config.platforms], commit_s=config.journal.commit_s,
             max_bytes=config.journal.max_bytes)
         self.recovered = self.journal.open()
-        self._set_clock()
+        about_time = self._set_clock()
         ports: dict[str, Any] = {wire.id: getattr(wire, "port", "") for wire in config.wires}
         opened = {o.id: partial(open_relay, ports[o.wire], o.pin, o.active) for o in config.outputs}
         self.outputs = Outputs(config.outputs, _try_all(opened), clock.now, reopen=lambda output: opened[output]())
@@ -120,7 +121,7 @@ class Box:
             "lend": self.errands.lend})
         self.rooms = self._rooms()
         self.workers = [worker for room in self.rooms.values() for worker in room]
-        self._resume(self.recovered)
+        self._resume(self.recovered, about_time)
 
     # --- the threads
 
@@ -194,11 +195,11 @@ class Box:
                           f"{records} records could not be kept and were dropped: {error}", count=records,
                           reason="refused", error=error)
 
-    def _resume(self, found: Recovered) -> None:
+    def _resume(self, found: Recovered, about_time: list[Event]) -> None:
         """Carry on where the last process stopped: its latch sounds before the first new reading is taken."""
         start = self._fact("box.start", "网关启动", "the gateway has started", version=self.version,
                            epoch=found.epoch, reason=found.reason, replayed=found.replayed)
-        self.journal.record(self.clock.door(), self.corridor.inventory, None, [*found.events, start])
+        self.journal.record(self.clock.door(), self.corridor.inventory, None, [*found.events, start, *about_time])
         if found.latch is None:
             return
         outage_s, age_s = found.silent_s, found.latch_age_s
@@ -211,27 +212,31 @@ class Box:
 
     # --- the time
 
-    def _set_clock(self) -> None:
-        """What is known of the time before anybody is asked."""
-        door = self.clock.door()
-        if (alive_ms := self.recovered.alive_utc_ms) is not None:
-            self.clock.floor(alive_ms)
-        if (known := self.journal.offset(door.boot)) is not None:   # this boot knew it before the process was restarted
-            self.clock.offer("kept", *known)
-        if self.config.clock.rtc and (chip := rtc.read(now=self.clock.now)) is not None:
-            self.clock.offer("rtc", chip.offset_ms, rtc.ERROR_MS)
-        self.clock.tick()
+    def _set_clock(self) -> list[Event]:
+        """What is known of the time before anybody is asked; returns what is to be told of it."""
+        clock, sure_ms = self.clock, self._sure_ms()
+        clock.floor(sure_ms)
+        # This boot knew it before the process was restarted; since when is not told, so the bound is that of all of it.
+        if (known := self.journal.offset(clock.door().boot)) is not None:
+            clock.offer("kept", *known, at_s=0.0)
+        if self.config.clock.rtc:
+            for chip in rtc.read(now=clock.now):
+                if clock.offer("rtc", chip.offset_ms, chip.error_ms(sure_ms, self.config.clock.drift_ppm), chip.at_s):
+                    break
+        return clock.tick()
+
+    def _sure_ms(self) -> int:
+        """The latest UTC this box is sure to have lived."""
+        return max(BUILT_MS, self.recovered.alive_utc_ms or 0)
 
     def _receivers(self) -> list[Gnss]:
         gnss = self.config.clock.gnss
         return [] if gnss is None else [Gnss(gnss.port, gnss.baud, partial(self.clock.offer, "gnss"), self.clock.now)]
 
-    def _unsure_floor(self) -> int | None:
-        """While TLS has its grace: the latest moment this box is sure of."""
-        grace_s = 3600 * self.config.clock.tls_grace_h   # of this boot: monotonic time begins with it
-        if self.clock.door().trust != "unset" or self.clock.now() > grace_s:
-            return None
-        return max(BUILT_MS, self.recovered.alive_utc_ms or 0)
+    def _certificate_time(self) -> grace.Span | None:
+        clock, grace_s = self.clock, 3600 * self.config.clock.tls_grace_h   # monotonic time begins with the system
+        return grace.span(clock.door().trust, clock.utc_ms(round(clock.now() * 1000)), clock.error_ms or 0.0,
+                          system_off_ms=clock.wall_off_ms, sure_ms=self._sure_ms(), grace=clock.now() <= grace_s)
 
     def _ago_s(self, utc_ms: int | None) -> float | None:
         if utc_ms is None or self.clock.door().trust == "unset":
@@ -250,7 +255,7 @@ class Box:
             reader=self.journal.reader(platform.id), decode=_decode, present=lambda: self.corridor.present,
             door=self.clock.door, birth=self._birth, health=self.status,
             report=partial(self._report, platform.id), hazards={o.id: o.hazard for o in self.config.objects},
-            command=admission.take, unsure_floor=self._unsure_floor, time_question=asking.question,
+            command=admission.take, certificate_time=self._certificate_time, time_question=asking.question,
             time_answered=asking.answered),
             site.secret(platform, folder), self.clock.now)
 

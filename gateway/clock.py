@@ -1,9 +1,9 @@
 """Monotonic time, the boot it belongs to, and how far the wall clock can be trusted.
 
 Owns: the offset between monotonic time and UTC, and the word of trust for it. Promises: nothing inside the box is timed
-by the wall clock; a step of more than a second is told; `synced` is said only while a source vouches for it within a
-second, `holdover` only after that or after a valid clock chip; a time that came from a file is `unset`.
-Never: sets a clock.
+by the wall clock; a step of more than a second is told; `synced` is said only while a live source vouches for it within
+a second, `holdover` only after that or after a valid clock chip, and until the bound on the error has grown beyond
+`unset_beyond_s`; a time that came from a file is `unset`. Never: sets a clock.
 
 CLOCK_MONOTONIC, not CLOCK_BOOTTIME: they differ only by time spent suspended, and this box is never suspended;
 threads, sockets and Python itself wait on CLOCK_MONOTONIC, so there is one clock and no conversion. NTP slews both
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway import kernelclock
-from gateway.fixes import SYNCED_MS, Fix, Fixes, Source
+from gateway.fixes import LIVE, SYNCED_MS, Fix, Fixes, Source
 from gateway.kernelclock import Kernel
 from gateway.model import Door, Event, Trust
 
@@ -42,19 +42,21 @@ class Clock:
     """The box's time. `now`, `door` and `offer` may be called from any thread at any rate; `tick` about once a second.
 
     `mono` and `wall` give seconds, `kernel` the kernel's own opinion: handed in for tests and for replay. `floor_ms`
-    is a UTC time before which it cannot be (the last commit of the journal).
+    is a UTC time before which it cannot be, `drift_ppm` how wrong the oscillator may run, `unset_beyond_s` the largest
+    bound that is still called a time.
     """
 
     def __init__(self, *, mono: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time,
                  kernel: Callable[[], Kernel] = kernelclock.ask, boot: str | None = None,
-                 synced_mark: Path = TIMESYNCD_MARK, floor_ms: int = 0, drift_ppm: float = 100.0) -> None:
+                 synced_mark: Path = TIMESYNCD_MARK, floor_ms: int = BUILT_MS, drift_ppm: float = 100.0,
+                 unset_beyond_s: float = 300.0) -> None:
         self.now = mono
         self._wall, self._kernel = wall, kernel
         self._boot = boot if boot is not None else BOOT_ID.read_text(encoding="ascii").strip()
-        self._once_synced = synced_mark.exists()
         self._refused = False
         self._lock = threading.Lock()
         self._fixes = Fixes(floor_ms, drift_ppm)
+        self._limit_ms = 1000 * unset_beyond_s
         self.source: Source | None = None
         """Who vouches for the offset now."""
         self.error_ms: float | None = None
@@ -62,7 +64,9 @@ class Clock:
         self.synced_s: float | None = None
         """Monotonic time of the last look at which the clock was synced."""
         self._wall_ms = self._measure()
-        self._door = self._look(self._wall_ms)
+        self._take_mark(synced_mark)
+        self._door = Door(self._boot, self._wall_ms, "unset")
+        self._door = self._look()
         self._told: Fix | None = None
 
     def door(self) -> Door:
@@ -73,66 +77,73 @@ class Clock:
         """Give the wall time of a monotonic millisecond of this boot, as far as it is known."""
         return t_ms + self._door.offset_ms
 
+    @property
+    def wall_off_ms(self) -> int:
+        """How far the system's own clock is ahead of what is believed; nobody here sets it."""
+        return self._wall_ms - self._door.offset_ms
+
     def floor(self, utc_ms: int) -> None:
         """It cannot be earlier than this."""
         with self._lock:
-            self._fixes.floor_ms = max(self._fixes.floor_ms, utc_ms)
+            self._fixes.raise_floor(utc_ms)
 
-    def offer(self, source: Source, offset_ms: int, error_ms: float) -> bool:
-        """Hear what a source says; it counts from the next tick. False when it cannot be true."""
+    def offer(self, source: Source, offset_ms: int, error_ms: float, at_s: float | None = None) -> bool:
+        """Hear what a source says (of `at_s`, as a rule now); it counts from the next tick. False: not believed."""
         with self._lock:
-            taken = self._fixes.take(Fix(source, offset_ms, error_ms, self.now()))
+            fix = Fix(source, offset_ms, error_ms, self.now() if at_s is None else at_s)
+            taken = self._fixes.take(fix)
         if not taken:
-            log.warning("time refused source=%s offset_ms=%d effect=it would be before the journal's last word", source,
-                        offset_ms)
+            log.warning("time not believed source=%s utc_ms=%d effect=it is before the journal's last word or far "
+                        "after it", source, fix.utc_ms)
         return taken
 
     def tick(self) -> list[Event]:
         """Look again. Returns what happened since the last look, mostly nothing.
 
         `clock.step`: the wall clock was set by more than a second · `clock.trust`: the word of trust changed ·
-        `clock.offset`: the offset of this boot is known from now on, or better than before; what was stored can be
-        dated · `clock.quarrel`: two sources contradict each other.
+        `clock.offset`: rows of this boot that nobody could date can be dated, or dated better · `clock.quarrel`: two
+        sources contradict each other.
         """
         with self._lock:
             was, events, t_ms = self._door, list[Event](), round(self.now() * 1000)
-            wall_ms = self._measure()
-            moved_ms = wall_ms - self._wall_ms
-            if abs(moved_ms) < STILL_MS:
-                wall_ms, moved_ms = self._wall_ms, 0
-            self._wall_ms = wall_ms
-            door = self._look(wall_ms)
-            if door != was:
-                self._door = door
+            moved_ms = self._look_at_wall()
+            self._door = door = self._look()
             if abs(moved_ms) > STEP_MS:
                 log.warning("wall clock stepped by_ms=%d trust=%s", moved_ms, door.trust)
                 events.append(self._event("clock.step", t_ms, f"时钟跳变{moved_ms / 1000:+.1f}秒",
                                           f"the wall clock was set by {moved_ms / 1000:+.1f} s",
-                                          was_ms=wall_ms - moved_ms, to_ms=wall_ms))
+                                          was_ms=self._wall_ms - moved_ms, to_ms=self._wall_ms))
             if door.trust != was.trust:
                 log.warning("clock trust=%s was=%s source=%s", door.trust, was.trust, self.source)
                 events.append(self._event(
                     "clock.trust", t_ms, f"时钟状态：{TRUST_ZH[was.trust]}→{TRUST_ZH[door.trust]}",
                     f"clock: {was.trust} → {door.trust}", was=was.trust))
-            if self._better(door):
+            if self._news(door):
                 events.append(self._event("clock.offset", t_ms, "本次启动的时间偏移已确定",
                                           "the clock offset of this boot is known"))
-            for one, other in self._fixes.quarrels(self.now()):
-                apart_s = (one.offset_ms - other.offset_ms) / 1000
+            for n, quarrel in enumerate(self._fixes.quarrels(self.now())):
+                log.warning("times contradict one=%s other=%s apart_s=%.1f", quarrel.one, quarrel.other,
+                            quarrel.apart_s)
                 events.append(self._event(
-                    "clock.quarrel", t_ms, f"时间源 {one.source} 与 {other.source} 相差 {apart_s:+.1f} 秒",
-                    f"{one.source} and {other.source} differ by {apart_s:+.1f} s", sources=[one.source, other.source]))
+                    "clock.quarrel", t_ms + n,
+                    f"时间源 {quarrel.one} 与 {quarrel.other} 相差 {quarrel.apart_s:+.1f} 秒",
+                    f"{quarrel.one} and {quarrel.other} differ by {quarrel.apart_s:+.1f} s",
+                    sources=[quarrel.one, quarrel.other], apart_s=quarrel.apart_s))
             return events
 
-    def _better(self, door: Door) -> bool:
-        """Whether what the county was told of this boot's offset should be told anew."""
+    def _news(self, door: Door) -> bool:
+        """Whether consumers should date anew what they hold of this boot undated.
+
+        The oscillator's drift since the telling is none: what was told then dates the rows of then better.
+        """
         if door.trust == "unset" or self.source is None or self.error_ms is None:
             return False
-        now, told = Fix(self.source, door.offset_ms, self.error_ms, self.now()), self._told
-        if told is not None and abs(now.offset_ms - told.offset_ms) < STILL_MS and told.error_ms <= 2 * now.error_ms:
-            return False
-        if told is not None and abs(now.offset_ms - told.offset_ms) <= told.error_ms <= 2 * now.error_ms:
-            return False
+        now, told, fixes = Fix(self.source, door.offset_ms, self.error_ms, self.now()), self._told, self._fixes
+        if told is not None:
+            wrong = abs(now.offset_ms - told.offset_ms) > fixes.error_ms(told, now.at_s) + now.error_ms
+            better = told.error_ms > 2 * max(STILL_MS, fixes.error_ms(now, told.at_s))
+            if not wrong and not better:
+                return False
         self._told = now
         return True
 
@@ -158,25 +169,46 @@ class Clock:
                 best_s, offset_s = after - before, wall - (before + after) / 2
         return round(offset_s * 1000)
 
-    def _look(self, wall_ms: int) -> Door:
+    def _look_at_wall(self) -> int:
+        """By how many ms the wall clock was set since the last look; the jitter of looking is 0."""
+        wall_ms = self._measure()
+        moved_ms = wall_ms - self._wall_ms
+        if abs(moved_ms) < STILL_MS:
+            return 0
+        self._wall_ms = wall_ms
+        self._fixes.lapse("kernel")   # what it said was of the clock before
+        return moved_ms
+
+    def _take_mark(self, mark: Path) -> None:
+        """A process that was restarted: timesyncd synchronised this boot, if its mark is no older than the boot."""
+        try:
+            marked_s = mark.stat().st_mtime
+        except OSError:
+            return
+        now_s = self.now()
+        age_s = now_s + self._wall_ms / 1000 - marked_s
+        if 0 <= age_s <= now_s:   # else the clock was set since
+            self._fixes.take(Fix("kept", self._wall_ms, SYNCED_MS, now_s - age_s))
+
+    def _look(self) -> Door:
         """Ask the kernel, and choose."""
         kernel, now_s, fixes = self._asked(), self.now(), self._fixes
         if kernel.synced:
-            fixes.drop("kernel")   # what it says now is what it knows
-            fixes.take(Fix("kernel", wall_ms, kernel.error_ms or 0.0, now_s))
+            fixes.take(Fix("kernel", self._wall_ms, kernel.error_ms or 0.0, now_s))
+        else:
+            fixes.lapse("kernel")
         best = fixes.best(now_s)
+        trust: Trust = "unset"
         if best is None:
-            self.source, self.error_ms = None, None
-            plausible = wall_ms + round(now_s * 1000) >= fixes.floor_ms
-            return Door(self._boot, wall_ms, "holdover" if self._once_synced and plausible else "unset")
-        error_ms = fixes.error_ms(best, now_s)
-        synced = error_ms <= SYNCED_MS and best.source != "rtc" and (best.source != "kernel" or kernel.synced)
-        self.source, self.error_ms = best.source, error_ms
-        if synced:
-            self._once_synced, self.synced_s = True, now_s
-        # A wall clock that nobody keeps may be set by anybody: what was known of the offset is better.
-        offset_ms = wall_ms if best.source == "kernel" and kernel.synced else best.offset_ms
-        return Door(self._boot, offset_ms, "synced" if synced else "holdover")
+            self.source, self.error_ms, offset_ms = None, None, self._wall_ms
+        else:
+            self.source, self.error_ms, offset_ms = best.source, fixes.error_ms(best, now_s), best.offset_ms
+            if self.error_ms <= SYNCED_MS and best.source in LIVE:
+                trust, self.synced_s = "synced", now_s
+            elif self.error_ms <= self._limit_ms:
+                trust = "holdover"
+        door = Door(self._boot, offset_ms, trust)
+        return self._door if door == self._door else door
 
     def _asked(self) -> Kernel:
         try:

@@ -256,7 +256,9 @@ class Clock(_Part, frozen=True, kw_only=True):
     rtc: bool = True
     gnss: Gnss | None = None
     drift_ppm: Annotated[float, Meta(gt=0, le=1000)] = 100.0
-    """How wrong the box's own oscillator may run; by it the error grows while nothing better is heard."""
+    """How wrong the box's own oscillators may run; by it the bound grows while nothing better is heard."""
+    unset_beyond_s: Annotated[float, Meta(ge=1, le=86400)] = 300.0
+    """A time whose bound has grown larger is called unset."""
     tls_grace_h: Annotated[float, Meta(ge=0, le=720)] = 72.0
     """How long after a start certificates are taken without their dates while the clock is unset."""
 

@@ -20,7 +20,9 @@ STATE = Path("/run/mingluo-clock/state")
 """``synced error_us monotonic_s``, one line, replaced whole. On a file system that is memory."""
 EVERY_S = 5.0
 OLD_S = 20.0
-STA_UNSYNC = 0x0040
+UNSYNCED_US = 16_000_000
+"""The kernel counts its bound up by 500 ppm to this, and begins there: nobody disciplines the clock. The flag
+STA_UNSYNC says less: chrony without `rtcsync` leaves it set for ever (timedatectl goes by the bound, too)."""
 
 
 class Kernel(NamedTuple):
@@ -53,7 +55,7 @@ def adjtimex() -> Kernel:
     if ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(timex)) < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), "adjtimex")
-    synced = not timex.status & STA_UNSYNC
+    synced = timex.maxerror < UNSYNCED_US
     return Kernel(synced, timex.maxerror / 1000 if synced else None)
 
 

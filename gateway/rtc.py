@@ -1,8 +1,8 @@
 """The battery-backed clock chip, where the box has one.
 
-Owns: reading /sys/class/rtc. Promises: a chip that lost its battery, stands before the journal's last word or cannot be
-read gives no time; its word is good to a second, and its drift since it was set is not known, so it never makes a clock
-`synced`. Never: sets it.
+Owns: reading /sys/class/rtc. Promises: a chip that lost its time, stands in local time or cannot be read gives none;
+its bound allows for the drift since it can have been set at the earliest known moment, so it never makes a clock
+`synced`. Never: sets it, waits for a second to end (nothing may hold up the siren's start).
 """
 
 from __future__ import annotations
@@ -20,10 +20,15 @@ log = logging.getLogger(__name__)
 
 CLASS = Path("/sys/class/rtc")
 DEVICES = Path("/dev")
-ERROR_MS = 1500.0
-"""Seconds are all it tells, and a moment passes while it is read."""
+ADJTIME = Path("/etc/adjtime")
+"""hwclock(8) writes LOCAL into it where the chip does not keep UTC."""
+_ERROR_MS = 600.0
+"""It tells whole seconds: half a second either way, and the moment it takes to ask."""
 _VL_READ = 0x80047013
-"""RTC_VL_READ, _IOR('p', 0x13, int) (linux/rtc.h): bits of what went wrong with its supply."""
+"""RTC_VL_READ, _IOR('p', 0x13, unsigned int) (linux/rtc.h): bits of what went wrong with its supply."""
+_DATA_INVALID = 0x01
+"""RTC_VL_DATA_INVALID, and what drivers before Linux 5.7 say. Its other bits (a low or empty backup now, a switch to it
+in the past) do not make the time wrong."""
 
 
 class Chip(NamedTuple):
@@ -32,33 +37,64 @@ class Chip(NamedTuple):
     name: str
     offset_ms: int
     """UTC ms = monotonic ms + offset_ms."""
+    at_s: float
+    """Monotonic."""
+
+    @property
+    def utc_ms(self) -> int:
+        """What it said the time was."""
+        return self.offset_ms + round(self.at_s * 1000)
+
+    def error_ms(self, known_ms: int, drift_ppm: float) -> float:
+        """Its bound: as if it had drifted ever since `known_ms`, the last UTC the box was sure of."""
+        return _ERROR_MS + max(0, self.utc_ms - known_ms) * drift_ppm / 1e6
 
 
-def low_battery(device: Path) -> bool:
-    """Whether the chip says that its supply failed; one that cannot say is taken at its word."""
+def supply(device: Path) -> int:
+    """What the chip says of its supply, as bits; 0 where it cannot say or may not be asked."""
     try:
         fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return False
+        return 0
     try:
-        return bool(struct.unpack("i", fcntl.ioctl(fd, _VL_READ, bytes(4)))[0])
+        bits: int = struct.unpack("I", fcntl.ioctl(fd, _VL_READ, bytes(4)))[0]
+        return bits
     except OSError:
-        return False
+        return 0
     finally:
         os.close(fd)
 
 
-def read(classes: Path = CLASS, devices: Path = DEVICES, now: Callable[[], float] = time.monotonic) -> Chip | None:
-    """The first chip that gives a time, or None."""
-    for chip in sorted(classes.glob("rtc*")):
-        try:
-            utc_s = int((chip / "since_epoch").read_text(encoding="ascii"))
-        except (OSError, ValueError) as error:
-            log.info("clock chip not read chip=%s error=%s", chip.name, error)
+def read(classes: Path = CLASS, devices: Path = DEVICES, adjtime: Path = ADJTIME,
+         now: Callable[[], float] = time.monotonic, supply: Callable[[Path], int] = supply) -> list[Chip]:
+    """Every chip that gives a time; first the one the kernel set its clock from."""
+    try:
+        local = "LOCAL" in adjtime.read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        local = False
+    if local:
+        log.warning("clock chips not used reason='%s says that they keep local time' "
+                    "do='timedatectl set-local-rtc 0'", adjtime)
+        return []
+    found = []
+    for chip in sorted(classes.glob("rtc*"), key=lambda chip: (_text(chip / "hctosys") != "1", chip.name)):
+        before_s = now()
+        told, after_s = _text(chip / "since_epoch"), now()
+        if not told.isdecimal():
+            log.info("clock chip not read chip=%s said=%r", chip.name, told)
             continue
-        at_s = now()
-        if low_battery(devices / chip.name):
-            log.warning("clock chip lost its supply chip=%s do='replace its battery'", chip.name)
+        bits = supply(devices / chip.name)
+        if bits:
+            log.warning("clock chip complains of its supply chip=%s bits=%#x do='replace its battery'", chip.name, bits)
+        if bits & _DATA_INVALID or after_s - before_s > 1.0:
             continue
-        return Chip(chip.name, round(1000 * (utc_s + 0.5 - at_s)))
-    return None
+        at_s = (before_s + after_s) / 2
+        found.append(Chip(chip.name, round(1000 * (int(told) + 0.5 - at_s)), at_s))
+    return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        return f"{error}"

@@ -1,6 +1,7 @@
 """Clock: the offset, its trust and its steps; the kernel's real answer where there is one."""
 
 import ctypes
+import os
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from gateway.clock import BOOT_ID, Clock
 from gateway.kernelclock import OLD_S, Kernel, Timex, adjtimex, ask, tell
 from gateway.model import Door
 
-T0 = 1_780_000_000.0
+T0 = 1_800_000_000.0
 
 
 class World:
@@ -47,12 +48,12 @@ def kinds(events) -> list[str]:
 
 def test_a_clock_nobody_vouches_for_is_unset(world):
     clock = world.clock()
-    assert clock.door() == Door("b7e1f2a3-0000", 1_780_000_000_000, "unset")
+    assert clock.door() == Door("b7e1f2a3-0000", 1_800_000_000_000, "unset")
     assert clock.tick() == []
 
 
 def test_the_offset_makes_wall_time_of_monotonic_time(world):
-    assert world.clock().utc_ms(100_000) == 1_780_000_100_000
+    assert world.clock().utc_ms(100_000) == 1_800_000_100_000
 
 
 def test_synced_from_the_start_tells_the_offset_once(world):
@@ -60,7 +61,7 @@ def test_synced_from_the_start_tells_the_offset_once(world):
     clock = world.clock()
     events = clock.tick()
     assert kinds(events) == ["clock.offset"]
-    assert events[0].why == {"boot": "b7e1f2a3-0000", "offset_ms": 1_780_000_000_000, "trust": "synced",
+    assert events[0].why == {"boot": "b7e1f2a3-0000", "offset_ms": 1_800_000_000_000, "trust": "synced",
                              "error_ms": 3.5, "source": "kernel"}
     assert clock.tick() == []
 
@@ -71,7 +72,7 @@ def test_first_sync_steps_trusts_and_tells_the_offset(world):
     world.offset_s, world.kernel = T0, SYNCED
     events = clock.tick()
     assert kinds(events) == ["clock.step", "clock.trust", "clock.offset"]
-    assert clock.door() == Door("b7e1f2a3-0000", 1_780_000_000_000, "synced")
+    assert clock.door() == Door("b7e1f2a3-0000", 1_800_000_000_000, "synced")
     assert events[0].why["was_ms"] == 0
     assert len({e.id for e in events}) == 3
     assert all(e.text_zh and e.text_en for e in events)
@@ -92,11 +93,41 @@ def test_sync_lost_is_holdover_then_synced_again(world):
     assert clock.door().trust == "synced"
 
 
-def test_a_restarted_process_knows_of_this_boots_sync_by_timesyncds_mark(world, tmp_path):
+@pytest.mark.parametrize(("age_s", "trust"), [(40.0, "holdover"), (0.0, "holdover"), (-5.0, "unset"), (101.0, "unset")])
+def test_a_restarted_process_knows_of_this_boots_sync_by_timesyncds_mark(world, tmp_path, age_s, trust):
     mark = tmp_path / "synchronized"
     assert world.clock(mark).door().trust == "unset"
     mark.touch()
-    assert world.clock(mark).door().trust == "holdover"
+    os.utime(mark, (0, world.mono_s + world.offset_s - age_s))   # else it was set since
+    clock = world.clock(mark)
+    assert clock.door().trust == trust
+    assert trust == "unset" or clock.error_ms == 1000 + age_s / 10
+
+
+def test_a_holdover_ages_until_it_is_no_time_any_more(world):
+    world.kernel = SYNCED
+    clock = world.clock()
+    clock.tick()
+    world.kernel, world.offset_s = Kernel(synced=False), T0 - 1e6   # and somebody sets the wall clock
+    clock.tick()
+    world.mono_s += 2_900_000
+    assert clock.tick() == []
+    assert (clock.door().trust, clock.source) == ("holdover", "kept")
+    world.mono_s += 100_000   # 3e6 s at 100 ppm are 300 s
+    (event,) = clock.tick()
+    assert (event.kind, event.why["trust"], event.why["error_ms"]) == ("clock.trust", "unset", pytest.approx(300_003.5))
+    assert clock.door().offset_ms == 1_800_000_000_000   # still the best guess there is
+
+
+def test_a_kernel_that_is_asked_seldom_by_its_ntp_client_stays_synced(world):
+    """systemd-timesyncd asks every 2 048 s at the longest, and says 0 each time; the kernel adds 500 ppm: over 1 s."""
+    clock = world.clock()
+    for second in range(0, 5000, 10):
+        world.kernel = Kernel(synced=True, error_ms=0.5 * (second % 2048))
+        clock.tick()
+        assert clock.door().trust == "synced"
+        assert clock.error_ms <= 205
+        world.mono_s += 10
 
 
 @pytest.mark.parametrize("by_s", [-365 * 86400.0, -1.5, 1.5, 3 * 86400.0])
@@ -144,40 +175,66 @@ def test_after_a_sync_somebody_setting_the_wall_clock_moves_nothing(world, by_s)
     world.offset_s += by_s
     world.mono_s += 10
     assert kinds(clock.tick()) == ["clock.step"]
-    assert clock.door() == Door("b7e1f2a3-0000", 1_780_000_000_000, "holdover")
+    assert clock.door() == Door("b7e1f2a3-0000", 1_800_000_000_000, "holdover")
+    assert clock.wall_off_ms == by_s * 1000
 
 
 def test_another_source_dates_the_box_while_the_kernel_has_no_time(world):
     world.offset_s = 0.0   # 1970
     clock = world.clock()
-    assert clock.offer("broker", 1_780_000_000_000, 120.0)
+    assert clock.offer("broker", 1_800_000_000_000, 120.0)
     events = clock.tick()
     assert kinds(events) == ["clock.trust", "clock.offset"]
     assert (events[1].why["source"], events[1].why["error_ms"]) == ("broker", 120.0)
-    assert clock.door() == Door("b7e1f2a3-0000", 1_780_000_000_000, "synced")
+    assert clock.door() == Door("b7e1f2a3-0000", 1_800_000_000_000, "synced")
     world.mono_s += 86_400
     clock.tick()
     assert clock.door().trust == "holdover"   # 100 ppm of a day are more than a second
-    assert clock.offer("gnss", 1_780_000_000_100, 50.0)
-    assert kinds(clock.tick()) == ["clock.trust", "clock.offset"]
+    assert clock.offer("gnss", 1_800_000_000_100, 50.0)
+    assert kinds(clock.tick()) == ["clock.trust"]   # within the drift of a day: rows of yesterday are dated well enough
     assert clock.report()["source"] == "gnss"
+    world.mono_s += 3600
+    clock.offer("broker", 1_800_000_030_000, 20.0)
+    assert kinds(clock.tick()) == ["clock.quarrel"]
+    world.mono_s += 9000   # the receiver has been silent too long: what was told of this boot is contradicted
+    assert kinds(clock.tick()) == ["clock.offset"]
+    assert clock.door() == Door("b7e1f2a3-0000", 1_800_000_030_000, "synced")
+
+
+def test_the_wall_clock_may_be_wrong_while_the_time_is_known(world):
+    world.offset_s = 0.0
+    clock = world.clock()
+    clock.offer("broker", 1_800_000_000_000, 20.0)
+    clock.tick()
+    assert clock.wall_off_ms == -1_800_000_000_000
+
+
+def test_two_quarrels_of_one_look_are_two_events(world):
+    world.kernel = SYNCED
+    clock = world.clock()
+    clock.tick()
+    clock.offer("gnss", 1_800_000_600_000, 50.0)
+    clock.offer("broker", 1_800_001_200_000, 50.0)
+    events = [event for event in clock.tick() if event.kind == "clock.quarrel"]
+    assert len({event.id for event in events}) == len(events) == 3
+    assert events[0].why["apart_s"] in (-600.0, 600.0)
 
 
 def test_a_clock_chip_alone_is_holdover_and_one_from_before_the_last_word_is_none(world):
     world.offset_s = 0.0
     clock = Clock(mono=lambda: world.mono_s, wall=lambda: world.mono_s, kernel=world.ask, boot="b",
-                  synced_mark=Path("/nonexistent"), floor_ms=1_780_000_000_000)
-    assert not clock.offer("rtc", 1_700_000_000_000, 1000.0)
+                  synced_mark=Path("/nonexistent"), floor_ms=1_800_000_000_000)
+    assert not clock.offer("rtc", 1_790_000_000_000, 1000.0)
     assert clock.door().trust == "unset"
-    assert clock.offer("rtc", 1_780_000_000_000, 1000.0)
+    assert clock.offer("rtc", 1_800_000_000_000, 1000.0)
     clock.tick()
-    assert clock.door() == Door("b", 1_780_000_000_000, "holdover")
+    assert clock.door() == Door("b", 1_800_000_000_000, "holdover")
 
 
 def test_a_plausible_old_time_is_unset(world):
     """A fake clock chip restores the time of the last shutdown: plausible, and before what the journal has seen."""
     clock = world.clock()
-    clock.floor(1_780_000_200_000)
+    clock.floor(1_800_000_200_000)
     world.offset_s, world.kernel = T0, Kernel(synced=False)
     assert clock.tick() == []
     assert clock.door().trust == "unset"
@@ -187,20 +244,20 @@ def test_sources_that_quarrel_are_told_once_and_the_better_one_wins(world):
     world.kernel = SYNCED
     clock = world.clock()
     clock.tick()
-    clock.offer("gnss", 1_780_000_600_000, 50.0)
+    clock.offer("gnss", 1_800_000_600_000, 50.0)
     assert kinds(clock.tick()) == ["clock.offset", "clock.quarrel"]
-    assert clock.door().offset_ms == 1_780_000_600_000
+    assert clock.door().offset_ms == 1_800_000_600_000
     assert clock.tick() == []
 
 
 def test_what_was_told_is_told_again_only_when_it_is_better(world):
     world.offset_s = 0.0
     clock = world.clock()
-    clock.offer("broker", 1_780_000_000_000, 900.0)
+    clock.offer("broker", 1_800_000_000_000, 900.0)
     clock.tick()
-    clock.offer("broker", 1_780_000_000_100, 880.0)
+    clock.offer("broker", 1_800_000_000_100, 880.0)
     assert clock.tick() == []
-    clock.offer("broker", 1_780_000_000_200, 40.0)
+    clock.offer("broker", 1_800_000_000_200, 40.0)
     assert kinds(clock.tick()) == ["clock.offset"]
 
 

@@ -85,7 +85,7 @@ class Connection:
         """Say how; nothing is opened.
 
         `bind`: speak through this interface only; `context`: instead of one made from `platform.tls`, with `judge` to
-        look at the peer's certificate before anything is sent.
+        look at the shaken socket's certificates before anything is sent.
         `session_s`: how long the broker keeps our session after we are gone; 0 for none. MQTT 3.1.1 knows only 0 and
         for ever.
         """

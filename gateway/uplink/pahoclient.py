@@ -37,7 +37,7 @@ class PahoClient(Client):
     interface: str = ""
     names: Names = NAMES
     judge: Callable[[Any], None] | None = None
-    """Looks at the peer's certificate before a byte of ours is sent; raises ssl.SSLCertVerificationError."""
+    """Looks at the socket's certificates before a byte of MQTT is sent; raises ssl.SSLCertVerificationError."""
     wire_bytes: int = 0
     """What the socket that is closed by now had cost."""
 
@@ -57,7 +57,7 @@ class PahoClient(Client):
             sock.settimeout(CONNECT_S)
             sock.do_handshake()
             if self.judge is not None:
-                self.judge(sock.getpeercert())
+                self.judge(sock)
         except BaseException:
             self.wire_bytes = traffic(sock).wire_bytes
             sock.close()

@@ -66,8 +66,8 @@ class Sources(Struct, frozen=True, kw_only=True):
     command: Callable[[Order, Callable[[Outcome], None]], None] = lambda order, answer: answer(Outcome(
         ok=False, text_en=f"this box takes no {order.name}", text_zh=f"本网关不接受 {order.name}"))
     """Judge and do; the answer comes later, from any thread, once."""
-    unsure_floor: Callable[[], int | None] = lambda: None
-    """While nobody knows the time and TLS has its grace: the latest UTC ms the box is sure of; else None."""
+    certificate_time: Callable[[], grace.Span | None] = lambda: None
+    """By what to judge the dates of certificates, where the system's clock cannot; else None."""
     time_question: Callable[[], str | None] = lambda: None
     """The name of a question to ask this platform's clock now, or None. Asked each second."""
     time_answered: Callable[[TimeAnswer], None] = lambda _: None
@@ -96,6 +96,8 @@ class Health(Struct, frozen=True, kw_only=True):
     """Messages of the platform that could not be read."""
     mode: str = "normal"
     """Of the link budget."""
+    tls_time_unchecked: bool = False
+    """The clock is unset: the platform's certificate was checked without today's date."""
 
 
 class Uplink:
@@ -118,7 +120,7 @@ class Uplink:
         self._lookout = Lookout(self._route, platform.host, platform.port)
         self._snapshots = Snapshots(platform.warn_every_s)
         self._session = ""
-        self._lenient = self._told_lenient = False
+        self._unchecked = self._told_unchecked = False
         """This connection's certificate was checked without today's date."""
         self._facts: Mapping[str, Any] = {}
         self._left = (0, 0)
@@ -184,7 +186,8 @@ class Uplink:
                       sent_messages=counts["messages"], acked_rows=counts["acked"], refused=counts["refused"],
                       set_aside=counts["set_aside"], connections=counts["connections"],
                       in_flight=connection.flying if connection else 0, backlog_rows=self._left[0],
-                      backlog_records=self._left[1], unreadable=self._inbound.unreadable, mode=self._budget.mode)
+                      backlog_records=self._left[1], unreadable=self._inbound.unreadable, mode=self._budget.mode,
+                      tls_time_unchecked=self._unchecked)
 
     def _each_second(self) -> None:
         """Here, because a reader's connection belongs to this thread, while `health` is asked by others."""
@@ -200,7 +203,7 @@ class Uplink:
             return
         if (name := self.sources.time_question()) is not None:
             self._say(self._connection, self.profile.ask_time(name, self.sources.door()))
-        if self._lenient and self.sources.unsure_floor() is None:
+        if self._unchecked and not ((when := self.sources.certificate_time()) and when.unchecked):
             self._change_links(self._connection)   # the time is known, or the grace is over: check it in full
             return
         if self._promises() != self._facts:
@@ -226,21 +229,21 @@ class Uplink:
         self._connection.open()
 
     def _tls(self) -> dict[str, Any]:
-        """As a rule nothing special; while nobody knows the time, what checks a certificate without today's date."""
-        tls, floor_ms = self.platform.tls, self.sources.unsure_floor()
-        self._lenient = tls is not None and floor_ms is not None
-        if tls is None or floor_ms is None:
+        """As a rule nothing special; where the system's clock is not the time, what judges dates without it."""
+        tls, when = self.platform.tls, self.sources.certificate_time()
+        self._unchecked = tls is not None and when is not None and when.unchecked
+        if tls is None or when is None:
             return {}
         try:
             context = grace.lenient(tls)
         except OSError as error:
             raise Refused(of_error(error, self.platform.host, self.platform.port, tls=True)) from None
-        if not self._told_lenient:
-            self._told_lenient = True
+        if self._unchecked and not self._told_unchecked:
+            self._told_unchecked = True
             self._report("uplink.tls_time_unchecked", {
                 "text_en": "the clock is unset: certificates are checked without today's date",
                 "text_zh": "本机未校时：证书校验暂不检查日期"})
-        return {"context": context, "judge": lambda certificate: grace.judge(certificate, floor_ms)}
+        return {"context": context, "judge": lambda sock: grace.judge(grace.certificates(sock), when)}
 
     def _begin(self, connection: Connection) -> None:
         """First words of a connection: who we are, then what we see now."""
@@ -266,7 +269,7 @@ class Uplink:
         promises = dict(self.sources.birth().get("promises", {}))
         promises["settled_on"] = "stored" if self.sources.reader.confirms else "puback"
         out: dict[str, Any] = {"promises": promises, "link": self._budget.mode}
-        return out | {"tls_time_unchecked": True} if self._lenient else out
+        return out | {"tls_time_unchecked": True} if self._unchecked else out
 
     def _talk(self) -> Talk:
         door = self.sources.door()
