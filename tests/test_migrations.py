@@ -185,7 +185,7 @@ def test_an_inventory_of_an_old_journal_goes_with_the_last_row_that_may_name_it(
         named = {n for extent in opened.streams.values() for n in extent.named()}
         assert named == set(opened.inventories)
         assert len(named) == 2
-        opened.shares = Shares(1, 24, 24)   # everything has to go
+        opened.shares = Shares(16, 24, 24)   # everything has to go
         for n in range(3):
             state = State(gateway="gw-1", boot="boot-2", epoch="e2", commit=opened.state.commit)
             opened.commit(Changes(state=state, inventory=max(named), rows=[Stored(Row(
