@@ -163,6 +163,7 @@ def echo():
     thread.join(5)
 
 
+@pytest.mark.timing
 def test_the_network_can_be_cut_in_two_ways_and_restored(echo):
     with Proxy(echo) as proxy:
         def connect():

@@ -120,6 +120,7 @@ def ask(where, sql):
 
 
 @pytest.mark.long
+@pytest.mark.timing
 def test_nothing_is_lost_in_a_long_outage_and_live_goes_on_while_it_drains(tmp_path):
     seconds = HOURS * 3600
     began_s = time.monotonic()

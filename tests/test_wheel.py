@@ -81,6 +81,7 @@ def test_every_package_is_found_in_the_wheel(unpacked: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.long
+@pytest.mark.timing
 def test_the_demo_of_the_wheel_loses_nothing_in_an_empty_folder(unpacked: Path, tmp_path: Path) -> None:
     said = run(unpacked, tmp_path, "-m", "gateway", "demo", "--json", "--lang", "zh")
     assert said.returncode == 0, said.stdout + said.stderr[-3000:]
