@@ -163,7 +163,6 @@ def echo():
     thread.join(5)
 
 
-@pytest.mark.timing
 def test_the_network_can_be_cut_in_two_ways_and_restored(echo):
     with Proxy(echo) as proxy:
         def connect():
@@ -191,4 +190,5 @@ def test_the_network_can_be_cut_in_two_ways_and_restored(echo):
         with connect() as sock:
             sock.sendall(b"back")
             assert sock.recv(10) == b"back"
-        assert (proxy.bytes_up, proxy.bytes_down) == (14, 14)
+        # The proxy counts when it has sent, and we may have received by then.
+        until(lambda: (proxy.bytes_up, proxy.bytes_down) == (14, 14))
