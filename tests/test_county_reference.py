@@ -211,6 +211,15 @@ def test_commands_and_their_answers(broker, tmp_path):
     assert "33.33 %" in told.output
 
 
+def test_one_box_is_never_taken_for_another_of_a_similar_name(tmp_path):
+    store = Store(connect(str(tmp_path / "county.sqlite")))
+    for name in ("box_1", "boxA1"):
+        store.show(name, "birth", {"gateway": name}, 1)
+    assert [said["gateway"] for *_, said in store.present("birth", "box_1")] == ["box_1"]
+    assert len(store.present("birth")) == 2
+    store.db.close()
+
+
 def test_a_dead_box_turns_grey(broker, tmp_path):
     where = tmp_path / "county.sqlite"
     with county(broker, where) as subscriber:

@@ -186,8 +186,8 @@ class Store:
 
     def present(self, name: str = "", gateway: str = "") -> list[tuple[str, str, int, dict[str, Any]]]:
         """(gateway, name, arrived_ms, body) of what was said last; `name` may be the beginning of one."""
-        found = self.db.run("SELECT gateway, name, arrived_ms, body FROM present WHERE name LIKE ? AND gateway LIKE ?",
-                            (f"{name}%", gateway or "%"))
+        found = self.db.run("SELECT gateway, name, arrived_ms, body FROM present WHERE name LIKE ? AND "
+                            "(gateway = ? OR ? = '')", (f"{name}%", gateway, gateway))
         return [(g, n, at, json.loads(text)) for g, n, at, text in found]
 
 
