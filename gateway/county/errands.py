@@ -63,15 +63,15 @@ class Asking:
 
     def due(self, stream: Stream, missing: Spans, now_s: float) -> list[tuple[int, int]]:
         """The ranges to ask for now; none when it is too early. What has changed is asked for at once again."""
-        at_s, wait_s, before = self._waits.get(stream, (now_s, 0.0, ()))
-        if not self._waits.get(stream):
+        if stream not in self._waits:
             # What is only now seen to be missing may be on its way by the other topic.
             self._waits[stream] = (now_s + ASK_S[0], ASK_S[0], ())
             return []
+        at_s, wait_s, before = self._waits[stream]
         if now_s < at_s:
             return []
         asked = list(missing[:MOST_RANGES])
-        wait_s = ASK_S[0] if list(before) != asked else min(ASK_S[1], max(ASK_S[0], wait_s * 2))
+        wait_s = min(ASK_S[1], wait_s * 2) if asked == before else ASK_S[0]
         self._waits[stream] = (now_s + wait_s, wait_s, asked)
         return asked
 

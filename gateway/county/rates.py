@@ -13,8 +13,6 @@ from msgspec import Struct
 
 from gateway.county.database import Database
 
-DAY_MS = 86_400_000
-
 
 class Rates(Struct, frozen=True, kw_only=True):
     """One gateway, in the time asked for. Shares are None where there is nothing to have a share of."""

@@ -77,7 +77,6 @@ class Subscriber:
         self._early: list[tuple[float, MQTTMessage]] = []
         self._complained: set[str] = set()
         self._look_at_s = now()
-        self._fresh = False
         self._subscribed = False
         client = self._client = Client(CallbackAPIVersion.VERSION2, address.client_id, manual_ack=True,
                                        protocol=MQTTProtocolVersion.MQTTv5, reconnect_on_failure=False)
@@ -116,7 +115,7 @@ class Subscriber:
         if reason.is_failure:
             log.error("the broker refuses us reason=%s", reason.getName())
             return
-        base, once = f"{self.address.root}/1/+/", SubscribeOptions(qos=1)
+        base, once = f"{self._base}+/", SubscribeOptions(qos=1)
         if self.address.answers_only:
             client.subscribe([(f"{base}birth", once), (f"{base}resp/+", once)])
             return
@@ -134,24 +133,17 @@ class Subscriber:
     def step(self, timeout_s: float = 0.2) -> None:
         """Take what has come, store it, acknowledge it, and do what is due. Reconnects by itself."""
         wait_s = timeout_s
-        while len(self._inbox) < _BATCH:
+        while (before := len(self._inbox)) < _BATCH:
             if self._client.loop(wait_s) != MQTTErrorCode.MQTT_ERR_SUCCESS:
                 self._again(timeout_s)
                 break
-            if wait_s == 0.0 and not self._more():
-                break
-            if not self._inbox:
+            if len(self._inbox) == before:
                 break
             wait_s = 0.0
         self._take()
         if self._now() >= self._look_at_s and not self.address.answers_only:
             self._look_at_s = self._now() + _EVERY_S
             self._look()
-
-    def _more(self) -> bool:
-        before = len(self._inbox)
-        self._client.loop(0.0)
-        return len(self._inbox) > before
 
     def _again(self, timeout_s: float) -> None:
         self._inbox.clear()   # not acknowledged, so they come again
@@ -200,7 +192,6 @@ class Subscriber:
             for kept in self.store.keep(rows, self._now_ms()):
                 self.counts.update(rows=kept.rows, readings=kept.readings, events=kept.events,
                                    duplicates=kept.duplicates)
-            self._fresh = True
         for message in acks:
             if message.qos:
                 self._client.ack(message.mid, message.qos)
@@ -278,4 +269,4 @@ class Subscriber:
             self.store.write_off((gateway, said["epoch"], said["lane"]), [(int(a), int(b)) for a, b in gone])
 
     def _say(self, gateway: str, name: str, body: dict[str, Any], qos: int = 1) -> None:
-        self._client.publish(f"{self.address.root}/1/{gateway}/{name}", json.encode(body), qos=qos)
+        self._client.publish(f"{self._base}{gateway}/{name}", json.encode(body), qos=qos)

@@ -135,6 +135,8 @@ class Transaction:
         self._run(PUT, (key, pack(key, value)))
 
     def _date(self, boots: Mapping[str, tuple[int, float]]) -> None:
+        if not boots:
+            return
         known = self.kept.boots
         for boot, (offset_ms, error_ms) in boots.items():
             number = known[boot].number if boot in known else 1 + max((d.number for d in known.values()), default=0)

@@ -173,7 +173,7 @@ class Site:
         head = profile.message("data", [row], [None])
         if whole is None:
             return 0.0, 0, 0, 1.0, 0
-        squeeze = len(squeezed(whole).payload) / len(whole.payload) if platform.compress else 1.0
+        squeeze = _size(whole, platform) / len(whole.payload)
         return average, bare + 1, 0 if head is None else len(head.payload), squeeze, len(whole.topic)
 
     def _pings(self, platform: Platform) -> int:
@@ -218,7 +218,7 @@ class Site:
 
 
 def _size(message: Message, platform: Platform) -> int:
-    return len((squeezed(message) if platform.compress else message).payload)
+    return len(squeezed(message, platform.compress).payload)
 
 
 def _wire(message: Message | None, platform: Platform) -> int:

@@ -140,8 +140,7 @@ class Feed:
             self.reader.skip(batch.rows[0].epoch, batch.walk.lane, batch.rows[0].seq, batch.rows[-1].seq)
             return 0
         self._tell_inventory(connection, batch.rows[0].inventory)
-        if self.platform.compress:
-            message = squeezed(message)
+        message = squeezed(message, self.platform.compress)
         size = len(message.payload)
         if size > connection.payload_bytes:
             self._on_refusal(batch, 0x95, "Packet too large")
@@ -188,7 +187,7 @@ class Feed:
         inventory = self.reader.inventory(n)
         if inventory is not None:
             for message in self.profile.inventory(inventory, self.selection.points(inventory)):
-                connection.publish(squeezed(message) if self.platform.compress else message, message)
+                connection.publish(squeezed(message, self.platform.compress), message)
 
     # answers
 

@@ -23,8 +23,10 @@ class Message(Struct, frozen=True):
     """MQTT 5: a MIME type; empty = unsaid."""
 
 
-def squeezed(message: Message) -> Message:
-    """The message with its payload compressed by zlib, where that is shorter."""
+def squeezed(message: Message, wanted: bool) -> Message:
+    """The message with its payload compressed by zlib, where that is `wanted` and shorter."""
+    if not wanted:
+        return message
     payload = zlib.compress(message.payload, 6)
     if len(payload) >= len(message.payload):
         return message

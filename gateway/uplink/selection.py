@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gateway.config import Filter
-from gateway.model import Event, Inventory, Lane, Samples
+from gateway.model import Inventory, Lane, Samples
 from gateway.uplink.reader import Decoded
 
 
@@ -44,7 +44,7 @@ class Selection:
         if self._all:
             return decoded
         if isinstance(decoded, list):
-            return [event for event in decoded if self._event(event)]
+            return [event for event in decoded if self.object(event.object)]
         if inventory is None:
             return decoded[:0]   # nobody can say whose it is
         mask = self._masks.get(inventory.n)
@@ -54,9 +54,6 @@ class Selection:
             mask = self._masks[inventory.n] = np.array([self.object(p.object) for p in inventory.points], bool)
         left: Samples = decoded[mask[decoded["point"]]]
         return left
-
-    def _event(self, event: Event) -> bool:
-        return self.object(event.object)
 
     def facts(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Birth without other people's objects, positions as exact as they may be, streams that are served."""

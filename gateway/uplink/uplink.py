@@ -206,8 +206,9 @@ class Uplink:
         if self._unchecked and not ((when := self.sources.certificate_time()) and when.unchecked):
             self._change_links(self._connection)   # the time is known, or the grace is over: check it in full
             return
-        if self._promises() != self._facts:
-            self._greet(self._connection)
+        birth = self.sources.birth()
+        if self._promises(birth) != self._facts:
+            self._greet(self._connection, birth)
 
     def _count_bytes(self, connection: Connection) -> None:
         self._budget.spent(connection.wire_bytes - self._counted_bytes)
@@ -219,8 +220,8 @@ class Uplink:
         platform = self.platform
         self._session = f"{self._rng.getrandbits(48):012x}"
         self._connection = Connection(
-            platform, platform.client_id or self.profile.gateway, self._password, self._squeezed(
-                self.profile.will(self._session)), self._now,
+            platform, platform.client_id or self.profile.gateway, self._password, squeezed(
+                self.profile.will(self._session), platform.compress), self._now,
             subscriptions=self.profile.subscriptions if self._outage.subscribes else (),
             bind=self._route.link.interface, patience_s=self._outage.patience_s, **self._tls())
         self._counted_bytes = 0
@@ -256,17 +257,17 @@ class Uplink:
         if not connection.session_present:
             self.sources.reader.rewind()
         self._feed.restart()
-        self._greet(connection)
+        self._greet(connection, self.sources.birth())
 
-    def _greet(self, connection: Connection) -> None:
-        self._facts = self._promises()
-        facts = self._selection.facts(self.sources.birth()) | self._facts
+    def _greet(self, connection: Connection, birth: Mapping[str, Any]) -> None:
+        self._facts = self._promises(birth)
+        facts = self._selection.facts(birth) | self._facts
         for message in self.profile.hello(self._talk(), facts):
             self._say(connection, message)
 
-    def _promises(self) -> dict[str, Any]:
+    def _promises(self, birth: Mapping[str, Any]) -> dict[str, Any]:
         """What `birth` promises, and is said again when it changes."""
-        promises = dict(self.sources.birth().get("promises", {}))
+        promises = dict(birth.get("promises", {}))
         promises["settled_on"] = "stored" if self.sources.reader.confirms else "puback"
         out: dict[str, Any] = {"promises": promises, "link": self._budget.mode}
         return out | {"tls_time_unchecked": True} if self._unchecked else out
@@ -349,10 +350,9 @@ class Uplink:
             self._say(connection, self.profile.diag(self._talk(), dict(self.sources.health())))
 
     def _say(self, connection: Connection, message: Message | None) -> None:
-        if message is not None and message.qos:
-            connection.publish(self._squeezed(message), message)
-        elif message is not None:
-            connection.mention(self._squeezed(message))
-
-    def _squeezed(self, message: Message) -> Message:
-        return squeezed(message) if self.platform.compress else message
+        if message is None:
+            return
+        if message.qos:
+            connection.publish(squeezed(message, self.platform.compress), message)
+        else:
+            connection.mention(squeezed(message, self.platform.compress))

@@ -36,7 +36,7 @@ _COLOUR_ZH = {Colour.NONE: "无预警", Colour.BLUE: "蓝色预警", Colour.YELL
 _STATUS_ZH = {"Actual": "", "Exercise": "【演练】", "Test": "【测试】"}
 
 
-JSON, ZLIB = "application/json", "application/zlib"
+JSON = "application/json"
 _ORDERS = ("ack", "silence", "clear", "confirm", "refuse", "service", "replay", "read_now")
 Seq = Annotated[int, Meta(ge=0, lt=1 << 40)]
 Word = Annotated[str, Meta(max_length=64)]
