@@ -64,7 +64,8 @@ class Ledger:
         self.inventories.learn(store.inventories.values())
         self.committed = Committed(store.state, store.streams,
                                    {name: epoch.number for name, epoch in store.epochs.items()}, file_bytes,
-                                   {boot: (d.offset_ms, d.error_ms) for boot, d in store.kept.boots.items()})
+                                   {boot: (d.offset_ms, d.error_ms) for boot, d in store.kept.boots.items()},
+                                   store.kept.search)
 
     def commit_done(self) -> None:
         """With the lock: wake the readers."""

@@ -162,8 +162,9 @@ class Transaction:
         epoch = self._epoch(row.epoch)
         old = self.kept.streams.get(stream, Extent())
         if row.seq >= old.next:  # otherwise it is there already: the first content of an identity stays
+            first = not old.rows and self.kept.wall(stream) <= old.oldest
             self._grow(stream, msgspec.structs.replace(
-                old, oldest=old.oldest if old.rows else row.seq, next=row.seq + 1, rows=old.rows + 1,
+                old, oldest=row.seq if first else old.oldest, next=row.seq + 1, rows=old.rows + 1,
                 bytes=old.bytes + len(row.body), total=max(old.total, stored.total),
                 inventories=old.naming(row.inventory, row.seq) if row.inventory else old.inventories))
         return record_of(stored, epoch.number)
@@ -172,13 +173,16 @@ class Transaction:
         epochs = self.kept.epochs
         if name not in epochs:
             reason = self._changes.reason if name == self._changes.state.epoch else "replayed"
-            epochs[name] = Epoch(1 + max((e.number for e in epochs.values()), default=0), reason)
+            top = self.kept.search.top if self.kept.search is not None else 0
+            epochs[name] = Epoch(1 + max((e.number for e in epochs.values()), default=top), reason)
             self._put(epoch_key(name), epochs[name])
         return epochs[name]
 
     def _forget_epochs(self) -> None:
         """Drop what nothing refers to any more: old empty epochs with their cursors."""
         kept, changes = self.kept, self._changes
+        if kept.search is not None:
+            return   # what is empty may not be found yet
         empty = sorted((e.number, name) for name, e in kept.epochs.items() if name != changes.state.epoch
                        and not any(kept.streams[name, lane].rows for lane in LANES if (name, lane) in kept.streams))
         gone = [name for _, name in empty[:-_EPOCHS_KEPT]]
@@ -194,7 +198,7 @@ class Transaction:
     def _forget_inventories(self) -> None:
         """Drop those that no row names."""
         known = self.kept.inventories
-        if len(known) > 1:
+        if len(known) > 1 and self.kept.search is None:
             used = {self._changes.inventory}.union(*(extent.named() for extent in self.kept.streams.values()))
             for n in known.keys() - used:
                 del known[n]
