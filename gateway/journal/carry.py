@@ -9,19 +9,22 @@ number: no group was written.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 from msgspec import Struct
 
+from gateway.journal.cursors import joined, minus
 from gateway.journal.gaps import Gap
 from gateway.journal.quota import Had, Shares, pages_of
-from gateway.journal.records import INSERT, Stored, record_of
+from gateway.journal.records import INSERT, Stored, key_of, lane_seq, record_of
 from gateway.journal.rows import Stream
 from gateway.journal.state import SEARCH, Epoch, Extent, Kept, epoch_key, extent_key, pack
 from gateway.journal.transaction import PUT
 from gateway.journal.trim import Trim
 from gateway.model import Lane
+
+_THERE = "SELECT id FROM rows WHERE id BETWEEN ? AND ?"
 
 
 class Step(Struct):
@@ -38,13 +41,18 @@ class Step(Struct):
 
 
 class Carry:
-    """Writes one step. Then `kept` is what the file will hold, `taken` how many of the step's rows are dealt with."""
+    """Writes one step.
+
+    Then `kept` is what the file will hold, `taken` how many of the step's rows are dealt with, and `gaps` what is given
+    up, and what is known to be missing when all of them are.
+    """
 
     def __init__(self, connection: sqlite3.Connection, kept: Kept, step: Step, had: Had, platforms: Sequence[str],
                  given: Shares, held: int) -> None:
         """`held`: pages of the log beyond its share, because somebody reads."""
         self.kept = kept.draft()
         self.taken = 0
+        self.gaps: list[Gap] = []
         self.trim = Trim(connection, self.kept, had, platforms, kept.state.confirms, given)
         self._step, self._held = step, held
         self._run = connection.execute
@@ -62,7 +70,11 @@ class Carry:
         self._rows(step.rows)
         for stream in self.trim.touched:
             self._run(PUT, (extent_key(stream), pack(extent_key(stream), kept.streams[stream])))
-        if self.taken == len(step.rows) and kept.search is not None and (step.finished or step.done):
+        self.gaps += self.trim.gaps
+        if self.taken < len(step.rows) or kept.search is None:
+            return
+        self.gaps += [gap for hole in step.holes for gap in self._missing(hole)]
+        if step.finished or step.done:
             kept.search = None if step.done else kept.search.without(step.finished)
             self._run(PUT, (SEARCH, pack(SEARCH, kept.search)))
 
@@ -84,13 +96,21 @@ class Carry:
                 self.trim.refuse(stored)
             self.taken += 1
 
+    def _missing(self, hole: Gap) -> Iterator[Gap]:
+        """What of a hole is not in the file either: staging may have brought it back."""
+        number = self.kept.epochs[hole.epoch].number
+        keys = (key_of(number, hole.lane, hole.first), key_of(number, hole.lane, hole.last))
+        there = joined((seq, seq) for (key,) in self._run(_THERE, keys).fetchall() for seq in [lane_seq(key)[2]])
+        for first, last in minus([(hole.first, hole.last)], there):
+            yield msgspec.structs.replace(hole, first=first, last=last)
+
     def _insert(self, stream: Stream, stored: Stored) -> None:
         row = stored.row
         if not self._run(INSERT, record_of(stored, self.kept.epochs[row.epoch].number)).rowcount:
             return   # carried over before
         old = self.kept.streams.get(stream)
         if old is None:
-            old = Extent(row.seq, row.seq)
+            old = Extent()   # whatever came before this row was lost with the small state, and is to be told
         named = old.inventories
         if row.inventory and all(n != row.inventory or last < row.seq for n, last in named):
             named = old.naming(row.inventory, row.seq)

@@ -136,7 +136,7 @@ def plan(found: Found, state: State, extents: Mapping[Stream, Extent], epochs: M
         if first.seq < seq or not whole:
             done.append(identity)
             continue
-        if first.seq > seq:
+        if first.seq > seq and trouble != "damaged":   # else the search will tell
             gaps.append(Gap(first.epoch, first.lane, seq, first.seq - 1, max(0, first.base - total),
                             "overload" if same else "journal_lost"))
         row = Pending(first.epoch, first.lane, first.seq, first.base, first.inventory, first.door, at_s)

@@ -18,7 +18,7 @@ from gateway.journal.cursors import Cursor, Delivery
 from gateway.journal.gaps import Gap
 from gateway.journal.records import LAST_SEQ, Record, Stored, key_of, lane_seq, row_of
 from gateway.journal.rows import Stream
-from gateway.journal.search import Search
+from gateway.journal.search import UNNAMED, Search
 from gateway.journal.state import Epoch, Extent, Kept
 from gateway.journal.wreck import Wreck
 from gateway.model import LANES
@@ -27,8 +27,6 @@ _STEP_ROWS, _STEP_S = 128, 0.01
 _PROBES = 2_000_000
 """Single look-ups at most: bounds the time spent on a file whose marks are nonsense."""
 
-_UNNAMED = 1000
-"""So many epochs more may a file hold than its damaged state names."""
 
 
 class Salvage:
@@ -97,7 +95,7 @@ class Salvage:
     def _range(self, stream: Stream) -> tuple[int, int]:
         """First and last row the stream should have in the wrecks."""
         claimed, seen = self._claimed.get(stream), self._seen.get(stream, Cursor())
-        first = claimed.oldest if claimed is not None else next((a for a, _ in seen.spans()), 1)
+        first = claimed.oldest if claimed is not None else 1
         last = max(seen.last, claimed.next - 1 if claimed is not None else 0)
         return first, min(last, self._wall(stream) - 1)
 
@@ -144,7 +142,7 @@ class Salvage:
             if row.epoch not in self._epochs and number <= self._search.top:
                 self._epochs[row.epoch] = out.epochs[row.epoch] = Epoch(number, "salvaged")
             epoch, seen = self._epochs.get(row.epoch), self._seen.setdefault(stream, Cursor())
-            if epoch is None or epoch.number != number or row.seq >= self._wall(stream) or seen.has(row.seq):
+            if epoch is None or row.seq >= self._wall(stream) or seen.has(row.seq):
                 continue
             seen.add(row.seq, row.seq)
             yield stored
@@ -162,15 +160,19 @@ def inherited(aside: Path, known: Kept | None) -> Kept:
     wreck = Wreck(aside)
     try:
         old, top = (known or wreck.state()), wreck.top()
+        if known is None:
+            for stored, number in wreck.firsts():
+                old.epochs.setdefault(stored.row.epoch, Epoch(number, "salvaged"))
     finally:
         wreck.close()
     new = old.draft()
     new.cursors = {key: Delivery(d.sent.copy(), d.stored.copy()) for key, d in list(old.cursors.items())}
     new.streams = {stream: msgspec.structs.replace(e, rows=0, bytes=0) for stream, e in old.streams.items()
                    if stream[0] in old.epochs}
-    top = max([top, *(epoch.number for epoch in old.epochs.values())]) + (_UNNAMED if known is None else 0)
+    top = max([top, *(epoch.number for epoch in old.epochs.values())]) + (UNNAMED if known is None else 0)
     # At a start the file may know less than it holds; numbering begins anew then, and what is found is the wreck's.
-    walls = [(*s, max(e.next, old.wall(s))) for s, e in new.streams.items()] if known is not None else []
+    walls = [(name, lane, max(new.streams.get((name, lane), Extent()).next, old.wall((name, lane))))
+             for name in (old.epochs if known is not None else ()) for lane in LANES]
     before = old.search if old.search is not None else Search((), 0)
     new.search = before.after(aside.name, top, walls)
     return new

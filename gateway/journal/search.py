@@ -15,6 +15,8 @@ from gateway.journal.records import LAST_SEQ
 from gateway.journal.rows import Stream
 from gateway.model import Lane
 
+UNNAMED = 1000
+"""So many epochs more may a file hold than its damaged state names."""
 _WRECKS = 2
 """Files at most: more than one when the new journal was damaged before the old one was searched."""
 

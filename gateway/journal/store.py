@@ -262,7 +262,7 @@ class Store:
         whole = work.taken == len(step.rows)
         step.rows = step.rows[work.taken:]
         self.kept = work.kept
-        return Carried([*work.trim.gaps, *(step.holes if whole else ())], whole)
+        return Carried(work.gaps, whole)
 
     def inherit(self, kept: Kept) -> None:
         """Begin with the small state of a wreck, before its rows."""

@@ -18,6 +18,7 @@ from gateway.journal.cursors import Saved
 from gateway.journal.quota import Had, Shares, pages_of
 from gateway.journal.records import INSERT, Record, Stored, key_of, record_of
 from gateway.journal.rows import Stream
+from gateway.journal.search import UNNAMED
 from gateway.journal.state import (
     STATE,
     Dating,
@@ -172,9 +173,13 @@ class Transaction:
     def _epoch(self, name: str) -> Epoch:
         epochs = self.kept.epochs
         if name not in epochs:
-            reason = self._changes.reason if name == self._changes.state.epoch else "replayed"
-            top = self.kept.search.top if self.kept.search is not None else 0
-            epochs[name] = Epoch(1 + max((e.number for e in epochs.values()), default=top), reason)
+            search, numbers = self.kept.search, [e.number for e in epochs.values()]
+            reason, number = self._changes.reason, 1 + max([*numbers, search.top if search is not None else 0])
+            if name != self._changes.state.epoch:
+                reason = "replayed"
+                if search is not None:   # a wreck may have rows of it: a number that says so, and that no other has
+                    number = min(n for n in (*numbers, search.top + 1) if n > search.top - UNNAMED // 2) - 1
+            epochs[name] = Epoch(number, reason)
             self._put(epoch_key(name), epochs[name])
         return epochs[name]
 

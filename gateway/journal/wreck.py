@@ -15,7 +15,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from gateway.journal.records import COLUMNS, PAGE_BYTES, Record, lane_seq
+from gateway.journal.records import COLUMNS, LAST_SEQ, PAGE_BYTES, Record, Stored, lane_seq, row_of
 from gateway.journal.state import DamagedError, Kept
 from gateway.journal.store import Store
 
@@ -26,6 +26,8 @@ _UP = "SELECT {columns} FROM rows WHERE id > ? AND id < ? ORDER BY id LIMIT ?"
 _DOWN = "SELECT {columns} FROM rows WHERE id > ? AND id < ? ORDER BY id DESC LIMIT ?"
 _LAST = "SELECT id FROM rows ORDER BY id DESC LIMIT 1"
 _CHUNK = 100
+_STREAMS = 1000
+"""So many are asked for at most, before anything else."""
 
 
 class Wreck:
@@ -68,6 +70,16 @@ class Wreck:
             if isinstance(key, int) and key >= 0:
                 return lane_seq(key)[0]
         return 0
+
+    def firsts(self) -> Iterator[tuple[Stored, int]]:
+        """The first row of each stream with the number of its epoch, as far as one leads to the next."""
+        query, at = _UP.format(columns=self._columns), -1
+        for _ in range(_STREAMS):
+            if not (records := self._records(query, (at, 1 << 62, 1))):
+                return
+            if (stored := row_of(records[0])) is not None:
+                yield stored, lane_seq(records[0][0])[0]
+            at = max(at + 1, records[0][0]) | LAST_SEQ
 
     def ends(self, low: int, high: int) -> Iterator[list[Record]]:
         """Rows with keys low…high, from the front until damage, then from the back until damage, some at a time."""
