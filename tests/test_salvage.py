@@ -1,16 +1,22 @@
 """A damaged journal: the box goes on at once, and what can be read of the wreck comes after."""
 
+import os
 import random
 import shutil
 import time
 
+import msgspec
 import pytest
 
+from gateway.journal.archive import Archive
 from gateway.journal.gaps import Gap
+from gateway.journal.records import COLUMNS, INSERT, Stored, lane_seq, record_of, row_of
 from gateway.journal.rows import decode
 from gateway.journal.salvage import Salvage, inherited
-from gateway.journal.state import Extent, Kept
+from gateway.journal.state import Extent, Kept, extent_key, pack
 from gateway.journal.store import Store, family
+from gateway.journal.transaction import PUT
+from gateway.journal.verify import verify
 from gateway.model import Inventory
 from tests.test_journal import DOOR, Box, alarm
 from tests.test_store import P, group, held, stored
@@ -216,6 +222,7 @@ class Lives:
 
     def __init__(self, folder, rng, **options):
         self.box, self.rng, self.committed, self.n, self.boots = Box(folder, **options), rng, {}, 0, 0
+        self.staged = set()   # rows that a start brought back from staging, after they may have been told as lost
 
     def record(self):
         self.n += 1
@@ -244,6 +251,10 @@ class Lives:
     def restart(self):
         self.boots += self.rng.random() < 0.3
         self.box.restart(boot=f"boot{self.boots}")
+        self.started()
+
+    def started(self):
+        self.staged |= {(row.epoch, row.seq) for row in self.box.journal._ledger.intake.waiting() if row.lane == "data"}
         for event in self.box.found.events:   # as the box does when it has a clock
             self.box.journal.record(DOOR, self.box.n, events=[event])
 
@@ -252,8 +263,7 @@ class Lives:
         self.box.journal._disk.store = None
         spoil(self.box, self.rng.random() * 0.99, pages=self.rng.choice((1, 3)))
         self.box.start(boot=f"boot{self.boots}")
-        for event in self.box.found.events:
-            self.box.journal.record(DOOR, self.box.n, events=[event])
+        self.started()
 
     def end(self):
         """Rows that can be read, and rows that a gap names, once a county has asked for all that birth speaks of."""
@@ -286,10 +296,114 @@ def test_whatever_happens_during_a_search_each_row_is_read_or_told(tmp_path, lif
                    )() if rng.random() < 0.5 else lives.step()
     read, told = lives.end()
     assert {k: v for k, v in read.items() if lives.committed.get(k) != v} == {}
-    assert not read.keys() & told.keys()
-    ends = {e["epoch"]: e["next_seq"] for e in lives.box.journal.epochs() if e["lane"] == "data"}
+    assert read.keys() & told.keys() <= lives.staged
+    births = {e["epoch"]: range(e["oldest_seq"], e["next_seq"])
+              for e in lives.box.journal.epochs() if e["lane"] == "data"}
     silent = lives.committed.keys() - read.keys() - told.keys()
-    # Where the noise took the small state too, nobody knows of rows that came after the last one found.
-    assert [(epoch, seq) for epoch, seq in silent if seq < ends.get(epoch, 0)] == []
+    # A county that asks for what is older than `oldest_seq` is told that it is gone. Of rows after the last one found,
+    # where noise took the small state too, nobody knows.
+    assert [(epoch, seq) for epoch, seq in silent if seq in births.get(epoch, ())] == []
     assert told.keys() <= lives.committed.keys()
+    with Archive(lives.box.folder / "state") as archive:
+        faults = [fault.text_en for fault in verify(archive, live=True).faults]
+    assert [text for text in faults if "the journal knows of" in text] == []   # there may be damage nobody met yet
     lives.box.close()
+
+
+def test_a_full_journal_is_searched_within_its_quota_and_what_goes_is_told(tmp_path):
+    lives = Lives(tmp_path, random.Random(1), max_bytes=1 << 20, staging_bytes=1 << 20)
+    while sum(len(told) for _, told in [lives.end()]) < 20:     # the room is used up
+        for _ in range(40):
+            lives.record()
+    spoil(lives.box, 0.5)
+    meet(lives.box)
+    for _ in range(40):
+        lives.record()
+    read, told = lives.end()
+    assert not lives.box.journal.searching
+    assert lives.committed.keys() - read.keys() - told.keys() == set()
+    assert {told[k] for k in lives.committed.keys() - read.keys()} <= {"quota", "damaged", "absent"}
+    assert len(read) > 60
+    assert sum(f.stat().st_size for f in family(lives.box.journal.path)[:2]) <= 1 << 20
+    lives.box.close()
+
+
+def test_without_room_on_the_disk_the_search_ends_and_the_wreck_stays(box, monkeypatch):
+    filled(box, 30)
+    spoil(box, 0.5)
+    meet(box)
+    monkeypatch.setattr("gateway.journal.disk.free_bytes", lambda _folder: 1 << 20)
+    box.record(-1)
+    box.pass_time(11)
+    box.search()
+    box.pass_time(11)
+    box.pass_time(61)
+    box.pass_time(11)
+    assert box.values() == [-1]
+    told = [(e.why["from"], e.why["to"]) for e in box.events("journal.gap") if e.why["lane"] == "data"]
+    assert told == [(1, 30)]
+    aside = next(path for path in box.journal.path.parent.glob("*.corrupt-*") if "-wal" not in path.name)
+    office = Store(box.folder / "office.sqlite", 64 << 20)
+    assert search(aside, office)[0] >= 20
+    office.close()
+
+
+@pytest.mark.skipif(not os.environ.get("MINGLUO_SOAK"), reason="a million rows: make soak")
+def test_a_million_rows_hold_nobody_up(tmp_path):
+    """Seconds from damage to the next commit, and the longest the writer was held, at the size a card can have."""
+    measure_search(tmp_path, 1_000_000)
+
+
+def test_a_search_holds_nobody_up(tmp_path):
+    measure_search(tmp_path, 20_000)
+
+
+def measure_search(tmp_path, rows):
+    box = Box(tmp_path, max_bytes=8 << 30)
+    box.record(*values(1))
+    box.flush()
+    multiply(box, rows)
+    spoil(box, 0.5, pages=3)
+    meet_in_middle(box, rows)
+    box.record(-1, events=[alarm()])
+    holds, began = [], time.perf_counter()
+    while not holds or box.journal.searching:
+        at = time.perf_counter()
+        box.pass_time(0.001)
+        holds.append(time.perf_counter() - at)
+    print(f"{rows} rows: alarm committed {holds[0]:.3f} s after the damage was met, search "
+          f"{time.perf_counter() - began:.1f} s, longest hold {max(holds[1:]) * 1000:.1f} ms")
+    assert [e.id for e in box.events("alarm.raised")] == ["a1"]
+    box.flush()
+    lost = sum(e.why["to"] - e.why["from"] + 1 for e in box.events("journal.gap"))
+    assert 1 <= lost <= 600
+    assert box.journal._disk.store.streams[box.found.epoch, "data"].rows >= rows - lost
+    box.close()
+
+
+def multiply(box, rows):
+    """The first row of data `rows` times, as so many commits would have left it."""
+    store, stream = box.journal._disk.store, (box.found.epoch, "data")
+    run = store.connection
+    record = run.execute(f"SELECT {COLUMNS} FROM rows WHERE count = {CHUNK}").fetchone()
+    row, number, old = row_of(record).row, lane_seq(record[0])[0], store.streams[stream]
+    run.execute("BEGIN")
+    run.executemany(INSERT, (record_of(Stored(msgspec.structs.replace(row, seq=n), n * CHUNK), number)
+                             for n in range(2, rows + 1)))
+    store.kept.streams[stream] = new = msgspec.structs.replace(
+        old, next=rows + 1, rows=rows, bytes=old.bytes * rows, total=rows * CHUNK)
+    run.execute(PUT, (extent_key(stream), pack(extent_key(stream), new)))
+    run.execute("COMMIT")
+    box.journal._writer.publish()
+    intake = box.journal._ledger.intake
+    intake.next["data"], intake.total["data"] = rows + 1, rows * CHUNK
+
+
+def meet_in_middle(box, rows):
+    """A reader comes upon the damage where it is."""
+    box.reader.close()
+    box.reader.skip(box.found.epoch, "data", 1, rows * 45 // 100)
+    while box.journal._disk.suspect is None:
+        for row in (found := box.rows()):
+            box.reader.settle(row.epoch, "data", [row.seq])
+        assert found or box.journal._disk.suspect is not None

@@ -65,8 +65,9 @@ class Carry:
         """
         step, kept = self._step, self.kept
         for name, epoch in step.epochs.items():
-            kept.epochs[name] = epoch
-            self._run(PUT, (epoch_key(name), pack(epoch_key(name), epoch)))
+            if name not in kept.epochs:   # else staging brought rows of it back meanwhile
+                kept.epochs[name] = epoch
+                self._run(PUT, (epoch_key(name), pack(epoch_key(name), epoch)))
         self._rows(step.rows)
         for stream in self.trim.touched:
             self._run(PUT, (extent_key(stream), pack(extent_key(stream), kept.streams[stream])))

@@ -162,8 +162,7 @@ class Disk:
         word, why = self._look()
         if word or self.store is None or self._salvage is None:
             return Outcome(word, 0, [], why)
-        free = os.statvfs(self.path.parent)
-        if free.f_bavail * free.f_frsize < self._max_bytes // _SPARE:
+        if free_bytes(self.path.parent) < self._max_bytes // _SPARE:
             self._salvage.stop()
         step = self._step
         if not (step.rows or step.finished or step.done):
@@ -280,3 +279,9 @@ class Disk:
         if self._folder_fd >= 0:
             os.close(self._folder_fd)
             self._folder_fd = -1
+
+
+def free_bytes(folder: Path) -> int:
+    """Room on the disk for whoever is not root."""
+    free = os.statvfs(folder)
+    return free.f_bavail * free.f_frsize

@@ -162,13 +162,18 @@ class Transaction:
         row, stream = stored.row, (stored.row.epoch, stored.row.lane)
         epoch = self._epoch(row.epoch)
         old = self.kept.streams.get(stream, Extent())
-        if row.seq >= old.next:  # otherwise it is there already: the first content of an identity stays
-            first = not old.rows and self.kept.wall(stream) <= old.oldest
+        wall = self.kept.wall(stream)
+        # What is there already stays: the first content of an identity.
+        if row.seq >= old.next or (row.seq < wall and not self._has(key_of(epoch.number, row.lane, row.seq))):
+            first = not old.rows and wall <= old.oldest
             self._grow(stream, msgspec.structs.replace(
-                old, oldest=row.seq if first else old.oldest, next=row.seq + 1, rows=old.rows + 1,
+                old, oldest=row.seq if first else old.oldest, next=max(old.next, row.seq + 1), rows=old.rows + 1,
                 bytes=old.bytes + len(row.body), total=max(old.total, stored.total),
                 inventories=old.naming(row.inventory, row.seq) if row.inventory else old.inventories))
         return record_of(stored, epoch.number)
+
+    def _has(self, key: int) -> bool:
+        return self._run("SELECT 1 FROM rows WHERE id = ?", (key,)).fetchone() is not None
 
     def _epoch(self, name: str) -> Epoch:
         epochs = self.kept.epochs
