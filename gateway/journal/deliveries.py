@@ -18,6 +18,7 @@ from gateway.journal.rows import Stream
 from gateway.journal.state import Extent
 
 _MOST_RANGES = 1000
+_LAST_SEQ = (1 << 40) - 1
 
 
 class Receipt(Struct, frozen=True):
@@ -125,14 +126,19 @@ class Deliveries:
             self.moved.add((platform, stream))
         return Receipt(again=bool(lost))
 
-    def replay(self, platform: str, stream: Stream, ranges: Sequence[tuple[int, int]]) -> tuple[Spans, Spans]:
-        """Let rows be pending again. Returns what will come, and what is not kept; seqs never given are neither."""
+    def replay(self, platform: str, stream: Stream, ranges: Sequence[tuple[int, int]], ended: bool = False,
+               ) -> tuple[Spans, Spans]:
+        """Let rows be pending again. Returns what will come, and what is not kept.
+
+        Seqs beyond the end are neither, unless the stream has `ended`: then a journal that was lost since had them.
+        """
         asked = joined((max(1, a), b) for a, b in ranges[:_MOST_RANGES])
         extent = self._streams.get(stream)
         if extent is None:
             return [], asked
         delivery = self._of(platform, stream)
-        again, gone = list(within(asked, extent.oldest, extent.next - 1)), list(within(asked, 1, extent.oldest - 1))
+        again = list(within(asked, extent.oldest, extent.next - 1))
+        gone = list(minus(asked, [(extent.oldest, extent.next - 1 if ended else _LAST_SEQ)]))
         delivery.unsettle(again)
         delivery.asked.add_all(again)
         self.moved.add((platform, stream))

@@ -125,7 +125,9 @@ class Ledger:
     def replay(self, platform: str, stream: Stream, ranges: Sequence[tuple[int, int]]) -> tuple[Spans, Spans]:
         """The platform asks for rows once more."""
         with self.lock:
-            return self.deliveries.replay(platform, stream, ranges)
+            waiting = (*self.intake.flight, *self.intake.waiting())
+            ended = stream[0] != self.intake.epoch and all(stream != (row.epoch, row.lane) for row in waiting)
+            return self.deliveries.replay(platform, stream, ranges, ended)
 
     def rewind(self, platform: str) -> bool:
         """What was sent and not confirmed may be lost."""
