@@ -100,11 +100,12 @@ class Store:
         return Kept(len(fresh), len(readings), len(events), len(m.rows) - len(fresh))
 
     def _heed(self, gateway: str, event: Event, arrived_ms: int) -> None:
-        """Two kinds of events are about other rows: those that will never come, and those that can be dated now."""
+        """Some events are about other rows: those that will never come, and those that can be dated now."""
         why = event.why
-        if event.kind == "journal.gap" and isinstance(why.get("epoch"), str) and isinstance(why.get("from"), int):
+        rows = isinstance(why.get("epoch"), str) and isinstance(why.get("from"), int)
+        if event.kind in ("journal.gap", "uplink.set_aside") and rows:
             stream, first, last = (gateway, why["epoch"], str(why.get("lane"))), why["from"], int(why["to"])
-            reason = str(why.get("reason"))
+            reason = str(why.get("reason")) if event.kind == "journal.gap" else "refused"
             self._gap(stream, first, last, why.get("count"), reason, arrived_ms)
             if reason in GONE:
                 self._account(stream, first, last)

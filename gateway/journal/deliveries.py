@@ -42,6 +42,8 @@ class Deliveries:
         self.moved: set[tuple[str, Stream]] = set()
         self._deliveries: dict[tuple[str, Stream], Delivery] = {}
         self._streams: Mapping[Stream, Extent] = {}
+        self._gone: dict[Stream, Cursor] = {}
+        """Lost while this process lives, or found to be lost."""
 
     def follow(self, deliveries: dict[tuple[str, Stream], Delivery], streams: Mapping[Stream, Extent],
                confirms: Iterable[str] = ()) -> None:
@@ -139,6 +141,9 @@ class Deliveries:
         delivery = self._of(platform, stream)
         again = list(within(asked, extent.oldest, extent.next - 1))
         gone = list(minus(asked, [(extent.oldest, extent.next - 1 if ended else _LAST_SEQ)]))
+        if (lost := self._gone.get(stream)) is not None:
+            gone = joined([*gone, *(part for a, b in again for part in lost.within(a, b))])
+            again = list(minus(again, lost.spans()))
         delivery.unsettle(again)
         delivery.asked.add_all(again)
         self.moved.add((platform, stream))
@@ -157,6 +162,10 @@ class Deliveries:
                 again = True
         return again
 
+    def heard(self, platform: str, stream: Stream, seq: int) -> bool:
+        """Whether the platform was sent a row, or is not to have it."""
+        return self._of(platform, stream).sent.has(seq)
+
     def missing(self, platform: str, stream: Stream, first: int, last: int) -> Spans:
         """Spans of first…last that the platform was not sent."""
         return list(self._of(platform, stream).sent.missing(first, last))
@@ -173,6 +182,7 @@ class Deliveries:
 
     def write_off(self, gap: Gap) -> None:
         """Nobody waits for these rows any more."""
+        self._gone.setdefault((gap.epoch, gap.lane), Cursor()).add(gap.first, gap.last)
         for platform in self.platforms:
             self._of(platform, (gap.epoch, gap.lane)).add(gap.first, gap.last)
             self.moved.add((platform, (gap.epoch, gap.lane)))

@@ -41,6 +41,8 @@ class Ledger:
         self.inventories = Inventories()
         self.deliveries = Deliveries(platforms)
         self.untold = Untold()
+        self._last_gap: dict[Stream, int] = {}
+        """The row that told the last one; empty before the first."""
         self.damaged: set[tuple[Stream, int]] = set()
         """Rows whose checksum does not hold, still in the file."""
         self.door = Door(boot, 0, "unset")
@@ -87,7 +89,10 @@ class Ledger:
 
     def tell_gaps(self, at_s: float, force: bool) -> None:
         """With the lock: record an event for every gap that is due, or with `force` for all."""
-        for gap in self.untold.due(at_s, force):
+        heard = all(self.deliveries.heard(p, stream, seq) for p in self.deliveries.platforms
+                    for stream, seq in self._last_gap.items())
+        for gap in self.untold.due(at_s, force, heard):
+            self._last_gap = {(self.intake.epoch, "event"): self.intake.next["event"]}
             self._record(gap.event(self._name(), int(at_s * 1000)), at_s)
 
     def _name(self) -> str:
