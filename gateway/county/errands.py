@@ -19,10 +19,11 @@ ASK_S = (2.0, 300.0)
 
 
 def holes(accounted: Mapping[Stream, Spans], births: Mapping[str, Mapping[str, Any]],
-          ) -> dict[Stream, list[tuple[int, int]]]:
-    """What is missing of each stream: between what is accounted for, and from what `birth` says is kept.
+          gone: Mapping[Stream, Spans] | None = None) -> dict[Stream, list[tuple[int, int]]]:
+    """What is missing of each stream: between what is accounted for, and in what `birth` says is kept.
 
-    `births`: gateway → its last `birth`. The end of a stream that still grows is not missing: it may be on its way.
+    `births`: gateway → its last `birth`; `gone`: what boxes answered that they have not. The end of a stream that still
+    grows is not missing: it may be on its way.
     """
     out: dict[Stream, list[tuple[int, int]]] = {}
     told: dict[Stream, tuple[int, int]] = {}
@@ -30,9 +31,10 @@ def holes(accounted: Mapping[Stream, Spans], births: Mapping[str, Mapping[str, A
         for stream in birth.get("streams", ()):
             told[gateway, stream["epoch"], stream["lane"]] = (stream["oldest_seq"], stream["next_seq"] - 1)
     for stream in {*accounted, *told}:
-        spans = accounted.get(stream, ())
+        spans = sorted([*accounted.get(stream, ()), *(gone or {}).get(stream, ())])
         first, last = told.get(stream, (1, 0))
-        at, missing = first, []
+        # What was before the first row that is accounted for may have been trimmed before we were there.
+        at, missing = min(first, spans[0][0]) if spans else first, []
         for a, b in spans:
             if a > at:
                 missing.append((at, a - 1))

@@ -152,12 +152,21 @@ def rows(payload: bytes, points: Points) -> Rows:
     first, last = message.covers
     if first > last or any(not first <= row.seq <= last for row in message.rows):
         raise ValueError(f"covers {first} to {last}, and holds rows outside")
-    if message.compact:
-        names = points(message.inventory)
-        if names is None:
-            raise UnknownInventoryError(f"inventory {message.inventory} of {message.gateway} is not known")
-        message.rows = [structs.replace(row, readings=_named(row, names), scans=[], marks=[]) for row in message.rows]
+    names = points(message.inventory)
+    if names is None and any(row.scans for row in message.rows):
+        raise UnknownInventoryError(f"inventory {message.inventory} of {message.gateway} is not known")
+    message.rows = [structs.replace(row, readings=[*_known(row, names or (), f"{message.inventory}#"),
+                                                   *_named(row, names or ())], scans=[], marks=[])
+                    for row in message.rows]
     return message
+
+
+def _known(row: Row, names: Sequence[str | None], unnamed: str) -> list[Reading]:
+    """Readings by name; of one that the box had lost the name of (`inventory#position`) we may know it."""
+    for reading in row.readings:
+        if reading.point.startswith(unnamed) and (position := reading.point[len(unnamed):]).isdecimal():
+            reading.point = next(iter(names[int(position):][:1]), None) or reading.point
+    return row.readings
 
 
 def _named(row: Row, names: Sequence[str | None]) -> list[Reading]:

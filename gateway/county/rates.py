@@ -1,7 +1,11 @@
 """How well the boxes of a county deliver: what an inspector asks for each month.
 
 Owns: online rate, delivery rate, command completion. Promises: reckoned from the database alone, by the tables of
-`store`. Never: counts a thinned or filtered reading as lost, nor one that nobody was to send.
+`store`; what came after all, or was told as lost twice, is not lost twice or at all. Never: counts a thinned or
+filtered reading as lost, nor one that nobody was to send.
+
+Gaps have no time of their own: a loss counts when it became known. Rows whose readings nobody counted are reckoned as
+full as those of their gateway that came.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ class Rates(Struct, frozen=True, kw_only=True):
     delivered: float | None
     """Share of the records that its boxes numbered and that came."""
     lost_records: int
-    """Told by the boxes as gone for ever."""
+    """Told by the boxes as gone for ever, and not here."""
     commands: float | None
     """Share of the commands that were answered with success."""
     grey: bool
@@ -38,13 +42,41 @@ def rates(db: Database, since_ms: int, now_ms: int) -> list[Rates]:
 
 def _of(db: Database, gateway: str, since_ms: int, now_ms: int) -> Rates:
     came = db.run("SELECT count(*) FROM readings WHERE gateway = ? AND t >= ?", (gateway, since_ms))[0][0]
-    lost = db.run("SELECT coalesce(sum(coalesce(records, last - first + 1)), 0) FROM gaps WHERE gateway = ? AND reason "
-                  "NOT IN ('thinned', 'aggregated')", (gateway,))[0][0]
+    lost = _lost(db, gateway, since_ms)
     asked, done = db.run("SELECT count(*), coalesce(sum(ok), 0) FROM commands WHERE gateway = ? AND asked_ms >= ? AND "
                          "name <> 'replay'", (gateway, since_ms))[0]
     return Rates(gateway=gateway, online=_online(db, gateway, since_ms, now_ms),
-                 delivered=came / (came + lost) if came + lost else None, lost_records=int(lost),
+                 delivered=came / (came + lost) if came + lost else None, lost_records=lost,
                  commands=done / asked if asked else None, grey=grey(db, gateway, now_ms))
+
+
+def _lost(db: Database, gateway: str, since_ms: int) -> int:
+    lost = 0.0
+    full: dict[str, float] = {}
+    stream, at = ("", ""), 0   # up to here the stream is reckoned
+    for epoch, lane, first, last, records in db.run(
+            "SELECT epoch, lane, first, last, records FROM gaps WHERE gateway = ? AND arrived_ms >= ? AND "
+            "reason NOT IN ('thinned', 'aggregated') ORDER BY epoch, lane, first, last", (gateway, since_ms)):
+        if stream != (epoch, lane):
+            stream, at = (epoch, lane), 0
+        begin, at = max(first, at + 1), max(at, last)
+        if begin > last:
+            continue
+        here = db.run("SELECT count(*) FROM rows WHERE gateway = ? AND epoch = ? AND lane = ? AND seq BETWEEN ? AND ?",
+                      (gateway, epoch, lane, begin, last))[0][0]
+        missing = last - begin + 1 - here
+        if records is None and lane not in full:
+            full[lane] = _records_a_row(db, gateway, lane)
+        lost += missing * (full[lane] if records is None else records / (last - first + 1))
+    return round(lost)
+
+
+def _records_a_row(db: Database, gateway: str, lane: str) -> float:
+    """Readings or events of a row that came, on average."""
+    rows = db.run("SELECT count(*) FROM rows WHERE gateway = ? AND lane = ?", (gateway, lane))[0][0]
+    records = (db.run("SELECT count(*) FROM readings WHERE gateway = ?", (gateway,)) if lane == "data" else
+               db.run("SELECT count(*) FROM events WHERE gateway = ? AND lane = ?", (gateway, lane)))[0][0]
+    return records / rows if rows else 1.0
 
 
 def _online(db: Database, gateway: str, since_ms: int, now_ms: int) -> float | None:

@@ -4,7 +4,9 @@ Owns: the tables, what is counted once, which rows are accounted for, and how ro
 once, by (gateway, epoch, lane, seq); a message is kept whole or not at all; a row of a boot whose clock offset is known
 bears the right time, whichever of the two came first. Never: talks to anybody.
 
-`spans` says which seqs of a stream are accounted for: stored, filtered by the box for us, or told as gone for ever.
+`spans` says which seqs of a stream are accounted for: stored, filtered by the box for us, or told in a gap as gone for
+ever. `gaps` has what was told, and what a box answered that it has not (`gone`): that is asked for no more, but not
+confirmed either, as it may have been a box of the same name that answered.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ _TABLES = (
     object TEXT, alarm TEXT, colour TEXT, status TEXT, past INTEGER, body TEXT)""",
     """CREATE TABLE IF NOT EXISTS spans (gateway TEXT, epoch TEXT, lane TEXT, first BIGINT, last BIGINT)""",
     """CREATE TABLE IF NOT EXISTS gaps (gateway TEXT, epoch TEXT, lane TEXT, first BIGINT, last BIGINT, records BIGINT,
-    reason TEXT)""",
+    reason TEXT, arrived_ms BIGINT)""",
     """CREATE TABLE IF NOT EXISTS boots (gateway TEXT, boot TEXT, offset_ms BIGINT, error_ms DOUBLE PRECISION,
     PRIMARY KEY (gateway, boot))""",
     """CREATE TABLE IF NOT EXISTS present (gateway TEXT, name TEXT, arrived_ms BIGINT, body TEXT,
@@ -43,6 +45,7 @@ _TABLES = (
 )
 GONE = frozenset({"quota", "damaged", "absent", "overload", "journal_lost", "refused"})
 """Reasons of a gap after which its rows never come; thinned ones still do."""
+GONE_BY_ANSWER = "gone"
 _MERGE = 64
 
 Stream = tuple[str, str, str]
@@ -93,16 +96,17 @@ class Store:
                      [_event(stream, row, event) for row, event in events])
         self._account(stream, *m.covers)
         for _, event in events:
-            self._heed(m.gateway, event)
+            self._heed(m.gateway, event, arrived_ms)
         return Kept(len(fresh), len(readings), len(events), len(m.rows) - len(fresh))
 
-    def _heed(self, gateway: str, event: Event) -> None:
-        """Two kinds of events are about other rows: those that will never come, and those that can be dated now."""
+    def _heed(self, gateway: str, event: Event, arrived_ms: int) -> None:
+        """Some events are about other rows: those that will never come, and those that can be dated now."""
         why = event.why
-        if event.kind == "journal.gap" and isinstance(why.get("epoch"), str) and isinstance(why.get("from"), int):
+        rows = isinstance(why.get("epoch"), str) and isinstance(why.get("from"), int)
+        if event.kind in ("journal.gap", "uplink.set_aside") and rows:
             stream, first, last = (gateway, why["epoch"], str(why.get("lane"))), why["from"], int(why["to"])
-            reason = str(why.get("reason"))
-            self.db.run("INSERT INTO gaps VALUES (?,?,?,?,?,?,?)", (*stream, first, last, why.get("count"), reason))
+            reason = str(why.get("reason")) if event.kind == "journal.gap" else "refused"
+            self._gap(stream, first, last, why.get("count"), reason, arrived_ms)
             if reason in GONE:
                 self._account(stream, first, last)
         elif event.kind == "clock.offset" and why.get("trust") != "unset" and isinstance(why.get("offset_ms"), int):
@@ -140,12 +144,22 @@ class Store:
     def _account(self, stream: Stream, first: int, last: int) -> None:
         self.db.run("INSERT INTO spans VALUES (?,?,?,?,?)", (*stream, first, last))
 
-    def write_off(self, stream: Stream, spans: Iterable[tuple[int, int]]) -> None:
+    def _gap(self, stream: Stream, first: int, last: int, records: int | None, reason: str, arrived_ms: int) -> None:
+        self.db.run("INSERT INTO gaps VALUES (?,?,?,?,?,?,?,?)", (*stream, first, last, records, reason, arrived_ms))
+
+    def write_off(self, stream: Stream, spans: Iterable[tuple[int, int]], arrived_ms: int) -> None:
         """The box says that these are not kept any more."""
         with self.db.within():
             for first, last in spans:
-                self._account(stream, first, last)
-                self.db.run("INSERT INTO gaps VALUES (?,?,?,?,?,?,?)", (*stream, first, last, None, "gone"))
+                self._gap(stream, first, last, None, GONE_BY_ANSWER, arrived_ms)
+
+    def written_off(self) -> dict[Stream, list[tuple[int, int]]]:
+        """What `write_off` was told, by stream."""
+        out: dict[Stream, list[tuple[int, int]]] = {}
+        for gateway, epoch, lane, first, last in self.db.run(
+                "SELECT gateway, epoch, lane, first, last FROM gaps WHERE reason = ?", (GONE_BY_ANSWER,)):
+            out.setdefault((gateway, epoch, lane), []).append((first, last))
+        return out
 
     def accounted(self) -> dict[Stream, list[tuple[int, int]]]:
         """Which seqs of each stream are accounted for: ascending, apart. Spans that touch become one on the way."""

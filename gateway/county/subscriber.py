@@ -237,7 +237,7 @@ class Subscriber:
     def _look(self) -> None:
         """Ask for what is missing, confirm what is stored."""
         accounted, now_s = self.store.accounted(), self._now()
-        missing = errands.holes(accounted, self._births)
+        missing = errands.holes(accounted, self._births, self.store.written_off())
         self._asking.filled(missing)
         for (gateway, epoch, lane), spans in missing.items():
             if ranges := self._asking.due((gateway, epoch, lane), spans, now_s):
@@ -266,7 +266,8 @@ class Subscriber:
                               (self._now_ms(), int(bool(said["ok"])), str(said.get("text_zh", "")), gateway,
                                said["id"]))
         if gone := said.get("gone"):
-            self.store.write_off((gateway, said["epoch"], said["lane"]), [(int(a), int(b)) for a, b in gone])
+            self.store.write_off((gateway, said["epoch"], said["lane"]), [(int(a), int(b)) for a, b in gone],
+                                 self._now_ms())
 
     def _say(self, gateway: str, name: str, body: dict[str, Any], qos: int = 1) -> None:
         self._client.publish(f"{self._base}{gateway}/{name}", json.encode(body), qos=qos)

@@ -18,6 +18,7 @@ from gateway.journal.rows import Stream
 from gateway.journal.state import Extent
 
 _MOST_RANGES = 1000
+_LAST_SEQ = (1 << 40) - 1
 
 
 class Receipt(Struct, frozen=True):
@@ -41,6 +42,8 @@ class Deliveries:
         self.moved: set[tuple[str, Stream]] = set()
         self._deliveries: dict[tuple[str, Stream], Delivery] = {}
         self._streams: Mapping[Stream, Extent] = {}
+        self._gone: dict[Stream, Cursor] = {}
+        """Lost while this process lives, or found to be lost."""
 
     def follow(self, deliveries: dict[tuple[str, Stream], Delivery], streams: Mapping[Stream, Extent],
                confirms: Iterable[str] = ()) -> None:
@@ -125,14 +128,22 @@ class Deliveries:
             self.moved.add((platform, stream))
         return Receipt(again=bool(lost))
 
-    def replay(self, platform: str, stream: Stream, ranges: Sequence[tuple[int, int]]) -> tuple[Spans, Spans]:
-        """Let rows be pending again. Returns what will come, and what is not kept; seqs never given are neither."""
+    def replay(self, platform: str, stream: Stream, ranges: Sequence[tuple[int, int]], ended: bool = False,
+               ) -> tuple[Spans, Spans]:
+        """Let rows be pending again. Returns what will come, and what is not kept.
+
+        Seqs beyond the end are neither, unless the stream has `ended`: then a journal that was lost since had them.
+        """
         asked = joined((max(1, a), b) for a, b in ranges[:_MOST_RANGES])
         extent = self._streams.get(stream)
         if extent is None:
             return [], asked
         delivery = self._of(platform, stream)
-        again, gone = list(within(asked, extent.oldest, extent.next - 1)), list(within(asked, 1, extent.oldest - 1))
+        again = list(within(asked, extent.oldest, extent.next - 1))
+        gone = list(minus(asked, [(extent.oldest, extent.next - 1 if ended else _LAST_SEQ)]))
+        if (lost := self._gone.get(stream)) is not None:
+            gone = joined([*gone, *(part for a, b in again for part in lost.within(a, b))])
+            again = list(minus(again, lost.spans()))
         delivery.unsettle(again)
         delivery.asked.add_all(again)
         self.moved.add((platform, stream))
@@ -151,6 +162,10 @@ class Deliveries:
                 again = True
         return again
 
+    def heard(self, platform: str, stream: Stream, seq: int) -> bool:
+        """Whether the platform was sent a row, or is not to have it."""
+        return self._of(platform, stream).sent.has(seq)
+
     def missing(self, platform: str, stream: Stream, first: int, last: int) -> Spans:
         """Spans of first…last that the platform was not sent."""
         return list(self._of(platform, stream).sent.missing(first, last))
@@ -167,6 +182,7 @@ class Deliveries:
 
     def write_off(self, gap: Gap) -> None:
         """Nobody waits for these rows any more."""
+        self._gone.setdefault((gap.epoch, gap.lane), Cursor()).add(gap.first, gap.last)
         for platform in self.platforms:
             self._of(platform, (gap.epoch, gap.lane)).add(gap.first, gap.last)
             self.moved.add((platform, (gap.epoch, gap.lane)))

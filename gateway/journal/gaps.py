@@ -1,7 +1,8 @@
 """Rows that will never come, and how the county is told.
 
 Owns: what a gap says, and which gaps are known but not told yet. Promises: a gap is told once, with its exact range
-and who misses it; neighbours of one reason are told joined, at most once a minute.
+and who misses it; neighbours of one reason are told joined, at most once a minute, and once an hour while nobody has
+heard the last: in a long outage gaps must not drive each other, and alarms, out of the room for events.
 Never: does I/O, reads a clock, decides what is lost.
 """
 
@@ -11,7 +12,9 @@ from msgspec import Struct
 
 from gateway.model import Event, Lane
 
-_TELL_S = 60.0
+_TELL_S, _UNHEARD_S = 60.0, 3600.0
+_MOST = 64
+"""So many do not wait."""
 
 
 LESS = frozenset({"thinned", "aggregated"})
@@ -66,9 +69,9 @@ class Untold:
                 return
         self.gaps = (*self.gaps, gap)
 
-    def due(self, now_s: float, force: bool) -> tuple[Gap, ...]:
-        """Hand out what has waited long enough, or with `force` all there is."""
-        if not force and now_s < self._since_s + _TELL_S:
+    def due(self, now_s: float, force: bool, heard: bool = True) -> tuple[Gap, ...]:
+        """Hand out what has waited long enough, or with `force` all there is; `heard`: the last one was."""
+        if not force and now_s < self._since_s + (_TELL_S if heard else _UNHEARD_S) and len(self.gaps) < _MOST:
             return ()
         gaps, self.gaps = self.gaps, ()
         return gaps

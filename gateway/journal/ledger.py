@@ -41,6 +41,8 @@ class Ledger:
         self.inventories = Inventories()
         self.deliveries = Deliveries(platforms)
         self.untold = Untold()
+        self._last_gap: dict[Stream, int] = {}
+        """The row that told the last one; empty before the first."""
         self.damaged: set[tuple[Stream, int]] = set()
         """Rows whose checksum does not hold, still in the file."""
         self.door = Door(boot, 0, "unset")
@@ -88,7 +90,10 @@ class Ledger:
 
     def tell_gaps(self, at_s: float, force: bool) -> None:
         """With the lock: record an event for every gap that is due, or with `force` for all."""
-        for gap in self.untold.due(at_s, force):
+        heard = all(self.deliveries.heard(p, stream, seq) for p in self.deliveries.platforms
+                    for stream, seq in self._last_gap.items())
+        for gap in self.untold.due(at_s, force, heard):
+            self._last_gap = {(self.intake.epoch, "event"): self.intake.next["event"]}
             self._record(gap.event(self._name(), int(at_s * 1000)), at_s)
 
     def _name(self) -> str:
@@ -126,7 +131,9 @@ class Ledger:
     def replay(self, platform: str, stream: Stream, ranges: Sequence[tuple[int, int]]) -> tuple[Spans, Spans]:
         """The platform asks for rows once more."""
         with self.lock:
-            return self.deliveries.replay(platform, stream, ranges)
+            waiting = (*self.intake.flight, *self.intake.waiting())
+            ended = stream[0] != self.intake.epoch and all(stream != (row.epoch, row.lane) for row in waiting)
+            return self.deliveries.replay(platform, stream, ranges, ended)
 
     def rewind(self, platform: str) -> bool:
         """What was sent and not confirmed may be lost."""

@@ -182,7 +182,7 @@ class Reader:
         return self._ledger.stored(self.platform, (epoch, lane), up_to, ranges)
 
     def replay(self, epoch: str, lane: Lane, ranges: Sequence[tuple[int, int]]) -> tuple[Spans, Spans]:
-        """Let rows be pending again; returns what will come and what is not kept. Seqs never given are neither."""
+        """Let rows be pending again; returns what will come and what is not kept. Seqs to be given yet are neither."""
         return self._ledger.replay(self.platform, (epoch, lane), ranges)
 
     def rewind(self) -> bool:

@@ -114,7 +114,7 @@ class Uplink:
                  now: Callable[[], float] = time.monotonic, rng: random.Random | None = None) -> None:
         self.platform, self.profile, self.sources = platform, profile, sources
         self._password, self._now, self._rng = password, now, rng or random.Random()
-        self._selection = Selection(platform.filter, sources.hazards)
+        self._selection = Selection(platform.id, platform.filter, sources.hazards)
         self._budget = Budget(None if platform.cap_mb_day is None else 1e6 * platform.cap_mb_day, *sources.spent)
         self._counted_bytes = 0
         """Of the present connection, as told to the budget."""
