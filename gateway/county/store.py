@@ -2,7 +2,8 @@
 
 Owns: the tables, what is counted once, which rows are accounted for, and how rows are dated. Promises: a row is kept
 once, by (gateway, epoch, lane, seq); a message is kept whole or not at all; a row of a boot whose clock offset is known
-bears the right time, whichever of the two came first. Never: talks to anybody.
+bears the right time, whichever of the two came first; of several offsets the one that the box told last counts, in
+whatever order they came and whichever process took them. Never: talks to anybody.
 
 `spans` says which seqs of a stream are accounted for: stored, filtered by the box for us, or told in a gap as gone for
 ever. `gaps` has what was told, and what a box answered that it has not (`gone`): that is asked for no more, but not
@@ -32,7 +33,7 @@ _TABLES = (
     """CREATE TABLE IF NOT EXISTS gaps (gateway TEXT, epoch TEXT, lane TEXT, first BIGINT, last BIGINT, records BIGINT,
     reason TEXT, arrived_ms BIGINT)""",
     """CREATE TABLE IF NOT EXISTS boots (gateway TEXT, boot TEXT, offset_ms BIGINT, error_ms DOUBLE PRECISION,
-    PRIMARY KEY (gateway, boot))""",
+    told_ms BIGINT, PRIMARY KEY (gateway, boot))""",
     """CREATE TABLE IF NOT EXISTS present (gateway TEXT, name TEXT, arrived_ms BIGINT, body TEXT,
     PRIMARY KEY (gateway, name))""",
     """CREATE TABLE IF NOT EXISTS outages (gateway TEXT, since_ms BIGINT, until_ms BIGINT)""",
@@ -69,8 +70,6 @@ class Store:
         with database.within():
             for statement in _TABLES:
                 database.run(statement)
-        known = database.run("SELECT gateway, boot, offset_ms FROM boots")
-        self._offsets: dict[tuple[str, str], int] = {(gateway, boot): offset for gateway, boot, offset in known}
 
     # rows
 
@@ -95,12 +94,15 @@ class Store:
         self.db.many("INSERT INTO events VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
                      [_event(stream, row, event) for row, event in events])
         self._account(stream, *m.covers)
-        for _, event in events:
-            self._heed(m.gateway, event, arrived_ms)
+        for row, event in events:
+            self._heed(m.gateway, event, arrived_ms, event.t - row.offset_ms)
         return Kept(len(fresh), len(readings), len(events), len(m.rows) - len(fresh))
 
-    def _heed(self, gateway: str, event: Event, arrived_ms: int) -> None:
-        """Some events are about other rows: those that will never come, and those that can be dated now."""
+    def _heed(self, gateway: str, event: Event, arrived_ms: int, t_ms: int) -> None:
+        """Some events are about other rows: those that will never come, and those that can be dated now.
+
+        `t_ms`: the event's monotonic time in its boot.
+        """
         why = event.why
         rows = isinstance(why.get("epoch"), str) and isinstance(why.get("from"), int)
         if event.kind in ("journal.gap", "uplink.set_aside") and rows:
@@ -110,21 +112,20 @@ class Store:
             if reason in GONE:
                 self._account(stream, first, last)
         elif event.kind == "clock.offset" and why.get("trust") != "unset" and isinstance(why.get("offset_ms"), int):
-            self._date(gateway, str(why.get("boot")), why["offset_ms"], float(why.get("error_ms") or 0.0))
+            self._date(gateway, str(why.get("boot")), why["offset_ms"], float(why.get("error_ms") or 0.0), t_ms)
 
     def _offset(self, gateway: str, boot: str) -> int | None:
-        known = self._offsets.get((gateway, boot))
-        if known is None and (found := self.db.run("SELECT offset_ms FROM boots WHERE gateway = ? AND boot = ?",
-                                                   (gateway, boot))):   # another process may have learnt it
-            known = self._offsets[gateway, boot] = int(found[0][0])
-        return known
+        # Never from memory: another process that shares the work may have learnt it, or a better one.
+        known = self.db.run("SELECT offset_ms FROM boots WHERE gateway = ? AND boot = ?", (gateway, boot))
+        return int(known[0][0]) if known else None
 
-    def _date(self, gateway: str, boot: str, offset_ms: int, error_ms: float) -> None:
-        """Date what was stored of a boot, and what will be."""
-        self._offsets[gateway, boot] = offset_ms
-        self.db.run("INSERT INTO boots VALUES (?,?,?,?) ON CONFLICT (gateway, boot) DO UPDATE SET "
-                    "offset_ms = excluded.offset_ms, error_ms = excluded.error_ms",
-                    (gateway, boot, offset_ms, error_ms))
+    def _date(self, gateway: str, boot: str, offset_ms: int, error_ms: float, told_ms: int) -> None:
+        """Date what was stored of a boot, and what will be, unless something newer was told."""
+        self.db.run("INSERT INTO boots VALUES (?,?,?,?,?) ON CONFLICT (gateway, boot) DO UPDATE SET "
+                    "offset_ms = excluded.offset_ms, error_ms = excluded.error_ms, told_ms = excluded.told_ms "
+                    "WHERE boots.told_ms < excluded.told_ms", (gateway, boot, offset_ms, error_ms, told_ms))
+        if self._offset(gateway, boot) != offset_ms:
+            return
         for lane, seq, epoch, old in self.db.run(
                 "SELECT lane, seq, epoch, offset_ms FROM rows WHERE gateway = ? AND boot = ? AND trust = 'unset' AND "
                 "offset_ms <> ?", (gateway, boot, offset_ms)):
@@ -222,5 +223,7 @@ def _reading(m: Rows, row: Row, r: Reading) -> tuple[Any, ...]:
 
 
 def _event(stream: Stream, row: Row, e: Event) -> tuple[Any, ...]:
+    body = structs.asdict(e)
+    del body["t"]   # it is kept once, where it is dated anew
     return (*stream, row.seq, e.id, e.kind, e.t, e.object, e.alarm, e.colour, e.status, int(e.past),
-            json.dumps(structs.asdict(e), ensure_ascii=False))
+            json.dumps(body, ensure_ascii=False))
