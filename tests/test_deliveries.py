@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from gateway.journal.cursors import delivery
 from gateway.journal.deliveries import Deliveries
-from gateway.journal.gaps import Gap
+from gateway.journal.gaps import Gap, Untold
 from gateway.journal.state import Extent
 
 STREAM = ("e1", "data")
@@ -167,6 +167,26 @@ def test_of_an_epoch_that_is_gone_nothing_is_believed_and_nobody_alarmed():
     assert (bool(got.refused), got.stale, d.confirms) == (True, True, ())
     assert d.store("county", ("e0", "data"), 0, ()).refused == ""
     assert d.replay("county", ("e0", "data"), [(5, 9), (1, 2)]) == ([], [(1, 2), (5, 9)])
+
+
+def test_what_will_never_come_is_answered_as_gone():
+    d = Deliveries(("county",))
+    d.follow({}, {STREAM: Extent(3, 10, 7)})
+    assert d.replay("county", STREAM, [(1, 20)]) == ([(3, 9)], [(1, 2)]), "rows above may come yet"
+    assert d.replay("county", STREAM, [(1, 20)], ended=True) == ([(3, 9)], [(1, 2), (10, 20)])
+    d.write_off(Gap(*STREAM, 5, 6, None, "absent"))
+    assert d.replay("county", STREAM, [(4, 9)]) == ([(4, 4), (7, 9)], [(5, 6)])
+
+
+def test_gaps_wait_while_nobody_hears_them():
+    untold, gap = Untold(), Gap(*STREAM, 1, 1, 5, "quota")
+    untold.add(gap, 0.0)
+    assert untold.due(59.0, False) == ()
+    assert untold.due(3599.0, False, heard=False) == ()
+    assert untold.due(3600.0, False, heard=False) == (gap,)
+    for n in range(64):   # too many to keep in the small state
+        untold.add(Gap(*STREAM, 10 * n, 10 * n, 5, "quota"), 3600.0)
+    assert len(untold.due(3601.0, False, heard=False)) == 64
 
 
 @pytest.mark.parametrize("ranges", [[(3, 2)], [(n, n) for n in range(1, 1002)]])
