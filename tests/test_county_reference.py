@@ -291,6 +291,10 @@ def test_holes_and_receipts_are_reckoned():
                                  {"epoch": "f", "lane": "event", "oldest_seq": 1, "next_seq": 1}]}}
     assert errands.holes({stream: [(1, 4), (7, 8)]}, births) == {stream: [(5, 6), (9, 11)]}
     assert errands.holes({stream: [(5, 11)]}, births) == {stream: [(3, 4)]}
+    trimmed = {"gw": {"streams": [{"epoch": "e", "lane": "data", "oldest_seq": 9, "next_seq": 12}]}}
+    assert errands.holes({stream: [(5, 5), (9, 11)]}, trimmed) == {stream: [(6, 8)]}, "what we had before is ours"
+    assert errands.holes({stream: [(9, 11)]}, trimmed) == {}, "what was before us is not"
+    assert errands.holes({stream: [(5, 5), (9, 11)]}, trimmed, {stream: [(6, 8)]}) == {}, "answered as gone"
     assert errands.holes({stream: [(2, 2), (4, 4)]}, {}) == {stream: [(1, 1), (3, 3)]}
     assert errands.receipt({stream: [(1, 4), (7, 8)]}, "gw") == {"v": 1, "streams": [
         {"epoch": "e", "lane": "data", "up_to": 4, "ranges": [[7, 8]]}]}

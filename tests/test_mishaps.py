@@ -12,12 +12,13 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Set as AbstractSet
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 
+from gateway import client
 from gateway.config import Filter, Platform
 from gateway.county import errands
 from gateway.county.database import connect
@@ -30,7 +31,11 @@ from gateway.journal.rows import decode, decode_events
 from gateway.model import SAMPLE, Door, Event, Inventory, InventoryPoint
 from gateway.uplink import profiles
 from gateway.uplink.uplink import Sources, Uplink
+from hil.audit import Reading, compare
 from hil.broker import Broker
+from hil.rig import Rig
+from tests.sites import site
+from tests.test_county_reference import county
 
 SENSORS = {name: 1_000_000 * n for n, name in enumerate(
     ("crack-1", "crack-2", "tilt-1", "rain-1", "level-1", "gas-1"), 1)}
@@ -696,3 +701,118 @@ def test_a_box_that_numbers_as_before_is_found_out(world):
     assert world.office.counts["duplicates"]
     with pytest.raises(AssertionError, match="other content"):
         Judged(world, told.forgotten)
+
+
+# ---- the real process
+
+
+class Ordinals(list):
+    """The log of a rig's wires; each answer is followed by another value."""
+
+    def __init__(self, rig, first_mm):
+        self.rig, self.first_mm = rig, first_mm
+
+    def append(self, said):
+        super().append(said)
+        self.rig.slaves["crack"].set("displacement", round(self.first_mm + 0.01 * len(self), 2))
+
+
+@contextmanager
+def rig_of(folder, first_mm, broker=None):
+    """A box whose readings are all different; `broker`: of another rig, instead of its own."""
+    rig = Rig(site(folder / "site"), folder / "box", turnaround_s=0.002)
+    rig.said = Ordinals(rig, first_mm)
+    with rig:
+        rig.slaves["crack"].set("displacement", first_mm)
+        if broker is not None:
+            rig.network.target = ("127.0.0.1", broker.port)
+        yield rig
+
+
+def audited(where, *rigs):
+    with closing(sqlite3.connect(where)) as db:
+        held = [Reading(point, t / 1000, value) for point, t, value in db.execute(
+            "SELECT point, t, value FROM readings WHERE value IS NOT NULL")]
+        reasons = {why for (why,) in db.execute("SELECT reason FROM gaps")}
+    audit = compare([answer for rig in rigs for answer in rig.answers()], held)
+    return audit, reasons
+
+
+def error(rig):
+    try:
+        return backlog(rig)["error"]
+    except OSError:
+        return ""
+
+
+def connected(rig):
+    try:
+        return backlog(rig)["connected"]
+    except OSError:
+        return False
+
+
+def backlog(rig):
+    return client.ask(rig.folder / "run/control.sock", {"do": "status"}, 10.0)["platforms"][0]
+
+
+def kinds(where):
+    with closing(sqlite3.connect(where)) as db:
+        return {kind for (kind,) in db.execute("SELECT kind FROM events")}
+
+
+@pytest.mark.long
+@pytest.mark.timing
+def test_a_process_whose_journal_is_deleted_restored_and_cloned(tmp_path):
+    where = tmp_path / "county.sqlite"
+    with rig_of(tmp_path / "one", 3.0) as rig, rig_of(tmp_path / "two", 12.0, rig.broker) as clone, \
+            county(rig.broker, where):
+        state, twin = rig.folder / "state", clone.folder / "state"
+        rig.start()
+        rig.wait("a reading", lambda: audited(where)[0].invented)
+        yesterday = tmp_path / "yesterday"
+        yesterday.mkdir()
+        with closing(sqlite3.connect(state / "journal.sqlite")) as source, \
+                closing(sqlite3.connect(yesterday / "journal.sqlite")) as target:
+            source.backup(target)
+
+        rig.network.cut()   # deleted while it runs, and has something to tell
+        rig.wait("rows wait", lambda: backlog(rig)["rows"] > 1)
+        for path in state.iterdir():
+            path.unlink()
+        said = len(rig.said)
+        rig.wait("it goes on", lambda: len(rig.said) > said + 10)
+        rig.network.restore()
+        rig.wait("it was written back", lambda: "journal.rescued" in kinds(where))
+        assert rig.stop() == 0
+        rig.wait("the county has all", lambda: not audited(where, rig)[0].lost)
+
+        for gone in (state, rig.folder / "run/staging"):   # yesterday's card, after a reboot
+            shutil.rmtree(gone)
+        shutil.copytree(yesterday, state)
+        said = len(rig.said)
+        rig.start()
+        rig.wait("it goes on", lambda: len(rig.said) > said + 10)
+
+        shutil.copytree(yesterday, twin)   # and a second box with that card
+        clone.start()
+        # an old mosquitto does not say why it hangs up
+        told = {"taken_over", "flapping"}
+        rig.wait("one of them is told", lambda: told & {error(one) for one in (rig, clone)}, 60)
+        assert (rig.stop(), clone.stop()) == (0, 0)
+        for one in (rig, clone):   # each alone tells what is its own
+            one.start()
+            one.wait("all is told", lambda one=one: connected(one) and backlog(one)["rows"] <= 1)
+            assert one.stop() == 0
+        rig.wait("the county has all", lambda: not audited(where, rig, clone)[0].lost)
+        audit, reasons = audited(where, rig, clone)
+        assert (audit.lost, audit.invented, reasons) == ([], [], set())
+        assert {f"uplink.{kind}" for kind in told} & kinds(where)
+        with closing(sqlite3.connect(where)) as db:
+            epochs = db.execute("SELECT count(DISTINCT epoch) FROM rows WHERE lane = 'data'").fetchone()[0]
+        db = connect(str(where))
+        (one,) = rates(db, 0, time.time_ns() // 1_000_000)
+        db.close()
+        assert epochs == 3   # before the copy, after it, the clone's
+        assert (one.delivered, one.lost_records) == (1.0, 0)
+        print(f"{audit.matched} readings of two boxes, 0 lost, {epochs} epochs")
