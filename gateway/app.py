@@ -42,6 +42,7 @@ from gateway.supervisor import Supervisor
 from gateway.uplink import grace, profiles
 from gateway.uplink.admission import Admission
 from gateway.uplink.asking import Asking
+from gateway.uplink.spent import Spent
 from gateway.uplink.uplink import Sources, Uplink
 from gateway.worker import Fault, Worker
 
@@ -251,12 +252,13 @@ class Box:
         asking = Asking(partial(self.clock.offer, "broker"),
                         lambda: platform.time and self.clock.source not in ("gnss", "kernel"), self.clock.now)
         admission = Admission(self.nonce, self.clock.door, self.clock.now, partial(self.orders.do, platform.id))
+        spent = Spent(Path(self.config.journal.folder), platform.id)
         return Uplink(platform, profiles.make(platform, gateway.root, gateway.id, names), Sources(
             reader=self.journal.reader(platform.id), decode=_decode, present=lambda: self.corridor.present,
             door=self.clock.door, birth=self._birth, health=self.status,
             report=partial(self._report, platform.id), hazards={o.id: o.hazard for o in self.config.objects},
             command=admission.take, certificate_time=self._certificate_time, time_question=asking.question,
-            time_answered=asking.answered),
+            time_answered=asking.answered, spent=spent.read(), keep_spent=spent.write),
             site.secret(platform, folder), self.clock.now)
 
     def _report(self, platform: str, kind: str, why: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 
 import drivers
 from drivers import strictyaml
-from gateway import client, journal_cli, site, status
+from gateway import client, history_cli, journal_cli, site, status
 from gateway.county import commands as county
 from gateway.installer import commands as installer
 from gateway.schema import schema as config_schema
@@ -290,3 +290,4 @@ def version() -> None:
 installer.add(cli)
 cli.add_typer(county.app, name="county")
 journal_cli.add(cli)
+history_cli.add(cli)

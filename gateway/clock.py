@@ -88,10 +88,17 @@ class Clock:
             self._fixes.raise_floor(utc_ms)
 
     def offer(self, source: Source, offset_ms: int, error_ms: float, at_s: float | None = None) -> bool:
-        """Hear what a source says (of `at_s`, as a rule now); it counts from the next tick. False: not believed."""
+        """Hear what a source says (of `at_s`, as a rule now); it counts from the next tick. False: not believed.
+
+        What was `kept` was told when it became known; told again with the bound of today it would only be worse.
+        """
         with self._lock:
-            fix = Fix(source, offset_ms, error_ms, self.now() if at_s is None else at_s)
+            now_s = self.now()
+            said = Fix(source, offset_ms, error_ms, now_s if at_s is None else at_s)
+            fix = self._fixes.aged(said, now_s)
             taken = self._fixes.take(fix)
+            if taken and source == "kept":
+                self._told = said
         if not taken:
             log.warning("time not believed source=%s utc_ms=%d effect=it is before the journal's last word or far "
                         "after it", source, fix.utc_ms)
@@ -188,7 +195,7 @@ class Clock:
         now_s = self.now()
         age_s = now_s + self._wall_ms / 1000 - marked_s
         if 0 <= age_s <= now_s:   # else the clock was set since
-            self._fixes.take(Fix("kept", self._wall_ms, SYNCED_MS, now_s - age_s))
+            self._fixes.take(self._fixes.aged(Fix("kept", self._wall_ms, SYNCED_MS, now_s - age_s), now_s))
 
     def _look(self) -> Door:
         """Ask the kernel, and choose."""

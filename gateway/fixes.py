@@ -105,6 +105,10 @@ class Fixes:
         """The bound as of now: what the oscillator may have run wrong since (or until then) is added."""
         return fix.error_ms + abs(now_s - fix.at_s) * self._drift / 1000
 
+    def aged(self, fix: Fix, now_s: float) -> Fix:
+        """The same word as of now: so it is held against the journal's last word, which may be younger than the fix."""
+        return structs.replace(fix, error_ms=self.error_ms(fix, now_s), at_s=now_s)
+
     def best(self, now_s: float) -> Fix | None:
         """The one to go by; its bound as of now says how far.
 

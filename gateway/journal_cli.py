@@ -1,4 +1,4 @@
-"""`mingluo journal` and `mingluo history`: look into a journal, on the box or on an office PC.
+"""`mingluo journal`: look into a journal, on the box or on an office PC.
 
 Owns: their arguments, exit codes and how figures look. Promises: what is wrong is said in both languages, the asked one
 first, with what to do. Never: writes into a journal, apart from `vacuum` while no gateway has it.
@@ -32,20 +32,22 @@ app = typer.Typer(no_args_is_help=True, help="Look into a journal: on a running 
 
 
 @contextlib.contextmanager
-def _telling(lang: str) -> Iterator[None]:
+def telling(lang: str) -> Iterator[None]:
+    """Say what is wrong with a file in both languages, and leave with 1."""
     try:
         yield
     except Unusable as error:
-        _fail(lang, error.text_zh, error.text_en)
+        fail(lang, error.text_zh, error.text_en)
 
 
-def _fail(lang: str, zh: str, en: str, code: int = 1) -> NoReturn:
+def fail(lang: str, zh: str, en: str, code: int = 1) -> NoReturn:
+    """Say it in both languages, the asked one first, and leave."""
     for text in (zh, en) if lang == "zh" else (en, zh):
         typer.echo(text, err=True)
     raise typer.Exit(code)
 
 
-def _where(folder: Path | None, config: Path | None) -> Path:
+def where(folder: Path | None, config: Path | None) -> Path:
     """The folder or file that is meant; the box's own when nothing was said."""
     if folder is not None:
         return folder
@@ -57,7 +59,7 @@ def show_stats(folder: Folder = None, config: Config = None, lang: Lang = "zh", 
     """Show epochs, lanes, times, sizes, what each platform has had, and gaps nobody was told of yet."""
     from gateway.journal.stats import stats
 
-    with _telling(lang), Archive(_where(folder, config)) as archive:
+    with telling(lang), Archive(where(folder, config)) as archive:
         found = stats(archive)
     if as_json:
         typer.echo(json.dumps(msgspec.to_builtins(found), ensure_ascii=False, indent=2))
@@ -68,7 +70,7 @@ def show_stats(folder: Folder = None, config: Config = None, lang: Lang = "zh", 
                   if found.reading_bytes else ""))
     typer.echo("通道" if zh else "lanes")
     for one in found.lanes:
-        times = f"{_date(one.oldest_ms)} – {_date(one.newest_ms)}" if one.oldest_ms is not None else "-"
+        times = f"{date(one.oldest_ms)} – {date(one.newest_ms)}" if one.oldest_ms is not None else "-"
         untrusted = "" if one.trusted else ("（未校时）" if zh else " (clock not set)")
         typer.echo(f"  {one.lane:<6} {one.rows:>8} {'行' if zh else 'rows'} {one.records:>10} "
                    f"{'条' if zh else 'records'} {_size(one.bytes):>10}  {times}{untrusted}")
@@ -104,17 +106,17 @@ def write_export(
     from gateway.journal.readings import Wanted, Words
 
     now = datetime.now(UTC)
-    with _telling(lang):
+    with telling(lang):
         wanted = Wanted(points=tuple(point or ()), lanes=_lanes(lane),
-                        since_ms=_moment(since, now, end=False) if since else Wanted().since_ms,
-                        until_ms=_moment(until, now, end=True) if until else Wanted().until_ms)
-        with Archive(_where(folder, config)) as archive:
+                        since_ms=moment(since, now, end=False) if since else Wanted().since_ms,
+                        until_ms=moment(until, now, end=True) if until else Wanted().until_ms)
+        with Archive(where(folder, config)) as archive:
             done = export(Words(archive, wanted), to, overwrite=overwrite)
     files = ", ".join(map(str, done.files))
     typer.echo(f"{files}：{done.readings} 个读数，{done.events} 个事件" if lang == "zh" else
                f"{files}: {done.readings} readings, {done.events} events")
     if done.damaged:
-        _fail(lang, f"{done.damaged} 行已损坏，未导出；用 mingluo journal verify 查看",
+        fail(lang, f"{done.damaged} 行已损坏，未导出；用 mingluo journal verify 查看",
               f"{done.damaged} rows are damaged and were left out; see mingluo journal verify")
 
 
@@ -123,7 +125,7 @@ def show_verify(folder: Folder = None, config: Config = None, lang: Lang = "zh",
     """Read everything and say what is not as it was written; exit 1 when something is not."""
     from gateway.journal.verify import verify
 
-    with _telling(lang), Archive(_where(folder, config)) as archive:
+    with telling(lang), Archive(where(folder, config)) as archive:
         found = verify(archive, live=claimed(archive.path.parent))
     if as_json:
         typer.echo(json.dumps(msgspec.to_builtins(found), ensure_ascii=False, indent=2))
@@ -142,8 +144,8 @@ def do_vacuum(folder: Folder = None, config: Config = None, lang: Lang = "zh") -
     """Give empty pages back to the disk. Refused while a gateway runs on the folder."""
     from gateway.journal.vacuum import vacuum
 
-    with _telling(lang):
-        done = vacuum(_where(folder, config))
+    with telling(lang):
+        done = vacuum(where(folder, config))
     typer.echo(f"{_size(done.before)} → {_size(done.after)}")
 
 
@@ -153,7 +155,7 @@ def _lanes(names: list[str] | None) -> tuple[Lane, ...]:
     return tuple(lane for lane in LANES if not names or lane in names)
 
 
-def _moment(text: str, now: datetime, *, end: bool) -> int:
+def moment(text: str, now: datetime, *, end: bool) -> int:
     """UTC ms of what a person wrote; without a zone it is this computer's time."""
     if ago := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([mhd])", text.strip()):
         return round((now.timestamp() - float(ago[1]) * {"m": 60, "h": 3600, "d": 86400}[ago[2]]) * 1000)
@@ -166,7 +168,8 @@ def _moment(text: str, now: datetime, *, end: bool) -> int:
     return ms + 86_400_000 - 1 if end and re.fullmatch(r"\d{4}-?\d{2}-?\d{2}", text.strip()) else ms
 
 
-def _date(t_ms: int | None) -> str:
+def date(t_ms: int | None) -> str:
+    """UTC ms in this computer's time."""
     if t_ms is None:
         return "-"
     try:

@@ -46,6 +46,8 @@ class Proxy:
     def __init__(self, target: tuple[str, int], port: int = 0, host: str = "127.0.0.1") -> None:
         self.target, self.host = target, host
         self.bytes_up = self.bytes_down = 0
+        self.accepted = 0
+        """Clients that connected, whatever became of them."""
         self._ways: dict[socket.socket, _Way] = {}
         """By the socket that is read."""
         self._mode: Mode | None = None
@@ -216,6 +218,7 @@ class Proxy:
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             client, _ = self._door.accept()
+            self.accepted += 1
             try:
                 server = socket.create_connection(self.target, timeout=2)
             except OSError:

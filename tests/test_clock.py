@@ -104,6 +104,24 @@ def test_a_restarted_process_knows_of_this_boots_sync_by_timesyncds_mark(world, 
     assert trust == "unset" or clock.error_ms == 1000 + age_s / 10
 
 
+@pytest.mark.parametrize("by", ["journal", "mark"])
+def test_what_this_boot_knew_is_believed_although_the_journal_lived_on_after_it_was_learnt(world, tmp_path, by):
+    """The journal's last word is younger than the sync it goes by: both are held against each other as of now."""
+    mark = tmp_path / "synchronized"
+    if by == "mark":
+        mark.touch()
+        os.utime(mark, (0, world.mono_s + world.offset_s - 90.0))
+    clock = world.clock(mark)
+    clock.floor(round((world.mono_s + world.offset_s - 5.0) * 1000))
+    if by == "journal":
+        world.offset_s -= 1e6   # and somebody set the wall clock meanwhile
+        assert clock.offer("kept", 1_800_000_000_000, 3.5, at_s=0.0)
+    told = [event for event in clock.tick() if event.kind == "clock.offset"]
+    assert len(told) == (0 if by == "journal" else 1)   # it is in the journal, and would be worse told again
+    assert clock.door() == Door("b7e1f2a3-0000", 1_800_000_000_000, "holdover")
+    assert clock.error_ms == (3.5 + 10 if by == "journal" else 1000 + 9)   # 100 ppm since
+
+
 def test_a_holdover_ages_until_it_is_no_time_any_more(world):
     world.kernel = SYNCED
     clock = world.clock()

@@ -23,46 +23,19 @@ from gateway.county.commands import app
 from gateway.county.database import connect
 from gateway.county.rates import rates
 from gateway.county.store import Store
-from gateway.county.subscriber import Address, Subscriber
 from gateway.journal.journal import Journal
 from gateway.journal.rows import decode, decode_events
 from gateway.model import Door, Event
 from gateway.uplink.profile import Outcome
 from hil.broker import Broker
 from hil.postgres import Postgres, find_postgres
-from tests.uplink_site import BOOT, INVENTORY, Memory, samples, until, uplink
+from tests.uplink_site import BOOT, INVENTORY, Memory, county, samples, until, uplink
 
 
 @pytest.fixture
 def broker(tmp_path):
     with Broker(folder=tmp_path / "broker", prefer="mosquitto") as running:
         yield running
-
-
-@contextmanager
-def county(broker, where, **address):
-    """A subscriber in a thread of its own."""
-    subscriber = Subscriber(Address(port=broker.port, **address), Store(connect(str(where)))).start()
-    stop, errors = threading.Event(), []
-
-    def run():
-        try:
-            while not stop.is_set():
-                subscriber.step(0.05)
-            subscriber.stop()
-        except BaseException as error:
-            errors.append(error)
-            raise
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        yield subscriber
-    finally:
-        stop.set()
-        thread.join(10)
-        subscriber.store.db.close()
-        assert not errors
 
 
 @contextmanager

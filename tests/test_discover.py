@@ -195,6 +195,7 @@ def test_an_exception_is_a_device_too(tmp_path: Path, sensors: Path) -> None:
     assert [(one.address, one.code, one.proposals) for one in search.found] == [(7, 2, ())]
 
 
+@pytest.mark.timing
 def test_an_answer_that_comes_during_a_later_question_is_followed_up(tmp_path: Path, sensors: Path) -> None:
     slave = Slave(find("rain-tipping", (SHIPPED,)), 7, turnaround_s=0.13)   # the first pass waits 64 ms
     with Bus(FAST) as bus:

@@ -22,7 +22,7 @@ OWNERS = {
     "yaml": {"drivers.strictyaml", "gateway.safe"},  # safe must work where the strict reader refuses
     "prometheus_client": {"gateway.metrics"},
     "typer": {"gateway.cli", "gateway.installer.commands", "gateway.installer.options", "gateway.installer.discover",
-              "gateway.county.commands", "gateway.journal_cli"},
+              "gateway.county.commands", "gateway.journal_cli", "gateway.history_cli"},
     "click": {"gateway.cli"},
     "rich": {"gateway.cli", "gateway.installer.screen"},
     "ctypes": {"gateway.kernelclock", "gateway.heap"},
@@ -38,6 +38,7 @@ CODEC = {"drivers.template", "drivers.sensor", "drivers.reader", "drivers.regist
 """What the rig may share with the product: the meaning of bytes and of time on a line, never a port."""
 PURE = ("gateway.judgement", "gateway.model", "drivers.planner", "drivers.registers", "drivers.transform",
         "drivers.counter", "drivers.payload", "gateway.plan.timeline", "gateway.plan.flash", "gateway.polls",
+        "gateway.journal.series",
         "gateway.uplink.budget", "gateway.uplink.message", "gateway.uplink.pulse", "gateway.uplink.route",
         "gateway.uplink.window")
 PURE_MAY = {"__future__", "abc", "bisect", "collections", "dataclasses", "decimal", "enum", "fractions", "functools",

@@ -6,6 +6,7 @@ import pytest
 
 from gateway.config import Link
 from gateway.uplink.budget import DAY_S, SAVER_EVERY_S, Bucket, Budget
+from gateway.uplink.spent import Spent
 from hil.broker import Broker
 from tests.uplink_site import Memory, event, listener, samples, until, uplink
 
@@ -209,3 +210,43 @@ def test_a_link_without_a_meter_is_not_counted(tmp_path):
             uplink(memory, broker.port, cap_mb_day=0.05, links=(Link(interface="lo"),)) as (up, _):
         until(lambda: memory.count_settled() == 20)
         assert (up.health().mode, up._budget.kept[1]) == ("normal", 0)
+
+
+def test_in_saver_mode_the_minutes_message_is_the_newest_and_the_rest_follows_the_next_day(tmp_path):
+    memory = Memory()
+    with Broker(folder=tmp_path / "b") as broker, listener(broker.port) as got, \
+            uplink(memory, broker.port, cap_mb_day=1.0) as (up, _):
+        until(lambda: up.health().connected)
+        until(lambda: not up.health().in_flight)
+        up._budget._spent = 850_000
+        memory.commit(samples(1))
+        until(lambda: memory.count_settled() == 1)
+        for value in range(2, 10):
+            memory.commit(samples(value))
+        up._budget._passed_s.clear()   # a minute later
+        until(lambda: memory.count_settled() == 2)
+        assert [row["seq"] for body in got.of("data") for row in body["rows"]] == [1, 9]
+        memory.commit(samples(10))
+        up._budget._passed_s.clear()
+        until(lambda: memory.count_settled() == 3)
+        up._budget._spent = 0          # a new day
+        until(lambda: memory.count_settled() == 10)
+        assert [row["seq"] for body in got.of("data") for row in body["rows"]] == [1, 9, 10]
+        assert [row["seq"] for body in got.of("backlog") for row in body["rows"]] == [2, 3, 4, 5, 6, 7, 8]
+
+
+def test_what_the_day_has_cost_is_kept_in_a_file(tmp_path):
+    spent = Spent(tmp_path, "county")
+    assert spent.read() == (None, 0)
+    kept, memory = [], Memory()
+    with Broker(folder=tmp_path / "b") as broker:
+        with uplink(memory, broker.port, cap_mb_day=1.0, sources={"keep_spent": spent.write}) as (up, _):
+            until(lambda: up.health().connected)
+        assert spent.read()[1] == up._budget.kept[1] > 0
+        with uplink(memory, broker.port, cap_mb_day=1.0,
+                    sources={"spent": spent.read(), "keep_spent": kept.append}) as (up, _):
+            until(lambda: kept)
+        assert kept[-1][1] > spent.read()[1]
+    (tmp_path / "spent-county.json").write_bytes(b"[20000, ")
+    assert spent.read() == (None, 0)
+    Spent(tmp_path / "nowhere", "county").write((1, 2))   # a disk that is gone costs nothing but the count

@@ -1,7 +1,6 @@
-"""The SQLite file: durable settings, cursors, trimming, salvage of any damage."""
+"""The SQLite file: durable settings, cursors, trimming."""
 
 import random
-import shutil
 import sqlite3
 from itertools import pairwise
 
@@ -11,11 +10,9 @@ from hypothesis import strategies as st
 
 from gateway.journal.cursors import Cursor, Delivery
 from gateway.journal.entries import Latch
-from gateway.journal.gaps import Gap
 from gateway.journal.records import COLUMNS, Stored, key_of, lane_seq, row_of
-from gateway.journal.salvage import salvage
 from gateway.journal.state import DamagedError, State, pack, unpack
-from gateway.journal.store import Store, family
+from gateway.journal.store import Store
 from gateway.journal.transaction import Changes
 from gateway.model import Door, Inventory, Row
 
@@ -151,94 +148,6 @@ def test_old_empty_epochs_go_with_their_cursors_and_inventories(tmp_path):
     store.close()
 
 
-def wreck(tmp_path, rows=120):
-    path = tmp_path / "good" / "journal.sqlite"
-    store = Store(path, 64 << 20)
-    for at in range(1, rows, 5):
-        store.commit(group(*[stored(s) for s in range(at, at + 5)], inventories=[Inventory(3, ())]), P)
-    store.close()  # checkpoints: everything is in the main file
-    return path
-
-
-@pytest.mark.parametrize("what", ["header", "version", "schema", "interior", "one leaf", "garbage tail", "truncated",
-                                  "empty", "not a database"])
-def test_any_damage_is_searched_for_whole_rows_and_never_invents_one(tmp_path, what):
-    path = wreck(tmp_path)
-    raw = bytearray(path.read_bytes())
-    pages = len(raw) // 4096
-    rng = random.Random(5)
-    least = {"header": 120, "version": 120, "schema": 120, "one leaf": 115, "garbage tail": 50, "truncated": 40}
-    if what == "header":
-        raw[:100] = rng.randbytes(100)
-    elif what == "version":
-        raw[60:64] = rng.randbytes(4)
-    elif what == "schema":
-        raw[100:4096] = rng.randbytes(3996)
-    elif what == "interior":
-        for page in range(pages):
-            if raw[page * 4096] in (2, 5):
-                raw[page * 4096:page * 4096 + 300] = rng.randbytes(300)
-    elif what == "one leaf":
-        page = pages // 2
-        raw[page * 4096:(page + 1) * 4096] = rng.randbytes(4096)
-    elif what == "garbage tail":
-        raw[pages // 2 * 4096:] = rng.randbytes(len(raw) - pages // 2 * 4096)
-    elif what == "truncated":
-        raw = raw[:pages // 2 * 4096]
-    elif what == "empty":
-        raw = bytearray()
-    else:
-        raw = bytearray(b"hello" * 2000)
-    path.write_bytes(raw)
-    new = Store(tmp_path / "new" / "journal.sqlite", 64 << 20)
-    rows, gaps = salvage(path, new, {})
-    got = held(new)
-    assert len(got) == rows >= least.get(what, 0)
-    assert all(s == stored(s.row.seq) for s in got)
-    lost = set(range(1, 121)) - {s.row.seq for s in got}
-    told = {s for g in gaps for s in range(g.first, g.last + 1)}
-    assert told <= lost
-    if what in ("header", "version", "schema", "one leaf"):
-        assert told == lost
-    new.close()
-
-
-def test_random_flips_never_yield_a_wrong_row(tmp_path):
-    good = wreck(tmp_path, 60)
-    seed = random.randrange(1 << 30)
-    rng = random.Random(seed)
-    print("seed", seed)
-    raw = good.read_bytes()
-    for n in range(15):
-        broken = bytearray(raw)
-        for _ in range(rng.choice((1, 8, 64))):
-            broken[rng.randrange(len(broken))] ^= 1 << rng.randrange(8)
-        path = tmp_path / f"w{n}" / "journal.sqlite"
-        path.parent.mkdir()
-        path.write_bytes(broken)
-        new = Store(tmp_path / f"n{n}" / "journal.sqlite", 64 << 20)
-        _, gaps = salvage(path, new, {})
-        got = held(new)
-        assert all(s == stored(s.row.seq) for s in got)
-        told = {s for g in gaps for s in range(g.first, g.last + 1)}
-        assert told <= set(range(1, 61)) - {s.row.seq for s in got}
-        new.close()
-
-
-@pytest.mark.parametrize("seed", [26, 120, 142])
-def test_a_tree_whose_keys_come_in_no_order_ends_the_search(tmp_path, seed):
-    """These flips give the same rows again and again to a search that trusts their order."""
-    good = wreck(tmp_path, 60)
-    rng = random.Random(seed)
-    broken = bytearray(good.read_bytes())
-    for _ in range(rng.choice((1, 8, 64))):
-        broken[rng.randrange(len(broken))] ^= 1 << rng.randrange(8)
-    good.write_bytes(broken)
-    new = Store(tmp_path / "new" / "journal.sqlite", 64 << 20)
-    assert salvage(good, new, {})[0] == len(held(new)) > 0
-    new.close()
-
-
 def test_a_flipped_bit_in_the_small_state_is_damage_never_a_false_latch(store):
     for n in range(8):
         raw = bytearray(pack("state", State(gateway="gw", latch=Latch(b"red", "boot", 1, None))))
@@ -247,30 +156,6 @@ def test_a_flipped_bit_in_the_small_state_is_damage_never_a_false_latch(store):
             unpack("state", bytes(raw), State)
     with pytest.raises(DamagedError):
         unpack("other", pack("state", State()), State)
-
-
-def test_what_is_only_in_the_write_ahead_log_is_salvaged_too(tmp_path):
-    path = tmp_path / "journal.sqlite"
-    store = Store(path, 64 << 20)
-    store.commit(group(stored(1)), P)
-    aside = tmp_path / "aside.sqlite"
-    for source, target in zip(family(path)[:2], family(aside)[:2], strict=True):
-        shutil.copy(source, target)
-    store.close()
-    new = Store(tmp_path / "new.sqlite", 64 << 20)
-    assert salvage(aside, new, {})[0] == 1
-    new.close()
-
-
-def test_what_the_caller_knew_to_be_committed_and_is_not_found_is_a_gap(tmp_path, store):
-    store.commit(group(stored(1)), P)
-    new = Store(tmp_path / "new.sqlite", 64 << 20)
-    assert salvage(tmp_path / "none", new, {}) == (0, [])
-    known = {("e1", "data"): store.streams["e1", "data"].__class__(1, 5, 4, 0, 40)}
-    path = store.path
-    store.connection.execute("PRAGMA wal_checkpoint")
-    assert salvage(path, new, known) == (1, [Gap("e1", "data", 2, 4, None, "damaged")])
-    new.close()
 
 
 def test_a_newer_schema_is_refused_and_left_alone(tmp_path):

@@ -1,4 +1,4 @@
-"""An uplink with a journal in memory, and a bare subscriber: what tests of the uplink share."""
+"""An uplink with a journal in memory, a bare subscriber and the reference one: what tests of the uplink share."""
 
 import json
 import random
@@ -13,6 +13,9 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from gateway.config import Platform
+from gateway.county.database import connect
+from gateway.county.store import Store
+from gateway.county.subscriber import Address, Subscriber
 from gateway.model import SAMPLE, Door, Event, Inventory, InventoryPoint, Row
 from gateway.uplink import profiles
 from gateway.uplink.uplink import Sources, Uplink
@@ -209,3 +212,29 @@ def listener(port, topic="mingluo/1/#"):
     finally:
         client.disconnect()
         client.loop_stop()
+
+
+@contextmanager
+def county(broker, where, now_ms=lambda: time.time_ns() // 1_000_000, **address):
+    """The reference subscriber in a thread of its own; `now_ms` is its computer's clock."""
+    subscriber = Subscriber(Address(port=broker.port, **address), Store(connect(str(where))), now_ms=now_ms).start()
+    stop, errors = threading.Event(), []
+
+    def run():
+        try:
+            while not stop.is_set():
+                subscriber.step(0.05)
+            subscriber.stop()
+        except BaseException as error:
+            errors.append(error)
+            raise
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield subscriber
+    finally:
+        stop.set()
+        thread.join(10)
+        subscriber.store.db.close()
+        assert not errors

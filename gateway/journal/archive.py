@@ -17,7 +17,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from gateway.journal import migrations
-from gateway.journal.records import COLUMNS, Stored, key_of, lane_seq, row_of
+from gateway.journal.records import COLUMNS, LAST_SEQ, Stored, key_of, lane_seq, row_of
 from gateway.journal.rows import Stream
 from gateway.journal.state import DamagedError, Kept
 from gateway.journal.store import SCHEMA, family, is_damage
@@ -26,7 +26,6 @@ from gateway.model import LANES, Lane, Row
 FILE = "journal.sqlite"
 PAGE = 128
 """Rows a read transaction takes: half a megabyte, some milliseconds."""
-LAST_SEQ = (1 << 40) - 1
 _UP = f"SELECT {COLUMNS} FROM rows WHERE id >= ? AND id <= ? ORDER BY id LIMIT ?"  # noqa: S608
 _DOWN = f"SELECT {COLUMNS} FROM rows WHERE id >= ? AND id <= ? ORDER BY id DESC LIMIT ?"  # noqa: S608
 _NEWEST = 100

@@ -12,6 +12,7 @@ from typing import Any
 from msgspec import Struct
 
 from gateway.journal.rows import Stream
+from gateway.journal.search import Search
 from gateway.journal.state import Extent, State
 from gateway.model import LANES, Lane
 
@@ -26,6 +27,13 @@ class Committed(Struct, frozen=True):
     file_bytes: int = 0
     boots: Mapping[str, tuple[int, float]] = {}
     """Boot → clock offset and error in ms, where they became known."""
+    search: Search | None = None
+    """Damaged journals that are being searched."""
+
+    def first(self, stream: Stream) -> int:
+        """The first row that may be read: what lies before it may not be found yet."""
+        oldest = self.streams[stream].oldest
+        return oldest if self.search is None else max(oldest, self.search.wall(stream, self.ages[stream[0]]))
 
     def aged(self, lane: Lane) -> list[Stream]:
         """The streams of one lane, oldest epoch first."""

@@ -18,7 +18,6 @@ from typing import Any
 
 from gateway.journal.disk import Disk
 from gateway.journal.entries import Adopted, Group, Latch
-from gateway.journal.gaps import Gap
 from gateway.journal.ledger import Ledger
 from gateway.journal.quota import shares
 from gateway.journal.reader import Reader
@@ -62,7 +61,7 @@ class Journal:
         ledger = self._ledger
         found = ledger.shadow.read()
         at = self._now()
-        trouble, gaps = self._attach()
+        trouble = self._attach()
         kept = self._disk.store.kept if self._disk.store is not None else Kept()
         self._writer.publish()
         way = plan(found, kept.state, kept.streams, kept.epochs, gateway=ledger.gateway, boot=ledger.boot,
@@ -75,12 +74,12 @@ class Journal:
             for identity in way.done:
                 ledger.shadow.release(identity)
             untold = ledger.deliveries.trimmed()
-            lost = [*kept.state.gaps, *untold, *(ledger.deliveries.addressed(gap) for gap in (*gaps, *way.gaps))]
+            lost = [*kept.state.gaps, *untold, *(ledger.deliveries.addressed(gap) for gap in way.gaps)]
             for gap in lost:
                 ledger.deliveries.write_off(gap)
             return report(way, found, kept.state, kept.streams, lost, boot=ledger.boot, at_s=at)
 
-    def _attach(self) -> tuple[str, list[Gap]]:
+    def _attach(self) -> str:
         try:
             return self._disk.attach()
         except BlockingIOError:
@@ -88,7 +87,7 @@ class Journal:
         except (sqlite3.Error, OSError) as error:
             self._disk.note(error)
             log.error("journal cannot be opened path=%s error=%s effect=rows wait in memory", self.path, error)
-            return "unreachable", []
+            return "unreachable"
 
     def _begin_segment(self) -> None:
         self._ledger.shadow.begin()
@@ -207,6 +206,11 @@ class Journal:
         """Why nothing can be committed now; empty when it can. Takes no lock: asked every second by the siren path."""
         return self._disk.trouble()
 
+    @property
+    def searching(self) -> bool:
+        """Whether rows of a damaged journal are still being looked for."""
+        return self._ledger.committed.search is not None
+
     def health(self) -> dict[str, Any]:
         """How the journal is doing; never touches the disk."""
         ledger = self._ledger
@@ -218,6 +222,6 @@ class Journal:
                 "waiting_bytes": intake.bytes, "staging_bytes": ledger.shadow.bytes,
                 "backlog": {p: deliveries.backlog(p) for p in deliveries.platforms},
                 "last_commit_s": self._writer.last_commit_s, "commits": ledger.commits, "fault": self._disk.trouble(),
-                "staging_fault": ledger.shadow.fault, "dropped_rows": intake.dropped_rows,
+                "searching": self.searching, "staging_fault": ledger.shadow.fault, "dropped_rows": intake.dropped_rows,
                 "dropped_records": intake.dropped_records,
             }

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 from msgspec import Struct
@@ -18,9 +17,9 @@ from msgspec import Struct
 from gateway.journal.committed import Committed
 from gateway.journal.cursors import Spans
 from gateway.journal.deliveries import Receipt
-from gateway.journal.disk import Disk
+from gateway.journal.disk import Disk, Suspect
 from gateway.journal.ledger import Ledger
-from gateway.journal.records import COLUMNS, key_of, lane_seq, row_of
+from gateway.journal.records import COLUMNS, in_order, key_of, lane_seq, row_of
 from gateway.journal.rows import Stream
 from gateway.journal.store import is_damage
 from gateway.model import LANES, Inventory, Lane, Row
@@ -28,7 +27,7 @@ from gateway.model import LANES, Inventory, Lane, Row
 log = logging.getLogger(__name__)
 
 _SPAN = f"SELECT {COLUMNS} FROM rows WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"  # noqa: S608
-_TOTAL = "SELECT total, max(count, was) FROM rows WHERE id = ?"
+_TOTAL = "SELECT id, total, max(count, was) FROM rows WHERE id = ?"
 _FETCH = 32
 
 
@@ -80,7 +79,7 @@ class Reader:
         for lane in lanes:
             for stream in committed.aged(lane):
                 extent = committed.streams[stream]
-                first = max(extent.oldest, after.get(stream, 0) + 1)
+                first = max(committed.first(stream), after.get(stream, 0) + 1)
                 last = min(extent.next - 1, until.get(stream, extent.next))
                 for row in self._unsettled(stream, first, last, limit - len(out), room):
                     out.append(row)
@@ -123,13 +122,12 @@ class Reader:
         number = self._ledger.committed.ages.get(stream[0])
         if number is None:
             return None
-        records = self._query(_SPAN, (key_of(number, stream[1], first), key_of(number, stream[1], last), limit))
+        low, high = key_of(number, stream[1], first), key_of(number, stream[1], last)
+        records = self._query(_SPAN, (low, high, limit))
         if records is None:
             return None
-        keys = [record[0] for record in records]
-        low, high = key_of(number, stream[1], first), key_of(number, stream[1], last)
-        if any(a >= b for a, b in pairwise([low - 1, *keys, high + 1])):
-            self._suspect("rows come in no order")  # a damaged tree: nothing of it is believed
+        if not in_order(records, low, high):
+            self._suspect(_SPAN, (low, high, limit), "rows come in no order")   # nothing of such a tree is believed
             return None
         out: list[tuple[int, Row | None]] = []
         for record in records:
@@ -137,7 +135,7 @@ class Reader:
             out.append((lane_seq(record[0])[2], stored.row if stored else None))
         return out
 
-    def _query(self, query: str, values: Iterable[Any]) -> list[Any] | None:
+    def _query(self, query: str, values: tuple[int, ...]) -> list[Any] | None:
         generation = self._disk.generation
         try:
             if self._connection is None or self._generation != generation:
@@ -150,16 +148,16 @@ class Reader:
                 self._connection.execute("PRAGMA cache_size = -256")
                 self._generation = generation
             # All rows at once: a cursor left half read would hold the write-ahead log.
-            return self._connection.execute(query, tuple(values)).fetchall()
+            return self._connection.execute(query, values).fetchall()
         except sqlite3.Error as error:
             log.warning("journal read failed platform=%s error=%s", self.platform, error)
             self.close()
             if is_damage(error):
-                self._suspect(str(error))
+                self._suspect(query, values, str(error))
             return None
 
-    def _suspect(self, error: str) -> None:
-        self._disk.suspect = error  # the writer looks for itself
+    def _suspect(self, query: str, values: tuple[int, ...], error: str) -> None:
+        self._disk.suspect = Suspect(query, values, error)  # the writer looks for itself
         self._ledger.nudge()
 
     def row(self, epoch: str, lane: Lane, seq: int) -> Row | None:
@@ -212,7 +210,7 @@ class Reader:
         for lane in reversed(LANES):
             for stream in committed.aged(lane):
                 extent = committed.streams[stream]
-                for a, b in self._ledger.missing(self.platform, stream, extent.oldest, extent.next - 1):
+                for a, b in self._ledger.missing(self.platform, stream, committed.first(stream), extent.next - 1):
                     oldest = oldest or (stream[0], lane, a)
                     rows += b - a + 1
                     data += (b - a + 1) * (lane == "data")
@@ -222,8 +220,10 @@ class Reader:
     def _between(self, committed: Committed, stream: Stream, first: int, last: int) -> int:
         number, extent = committed.ages[stream[0]], committed.streams[stream]
         begin = self._query(_TOTAL, (key_of(number, stream[1], first),))
-        end = self._query(_TOTAL, (key_of(number, stream[1], last),)) if last < extent.next - 1 else [(extent.total, 0)]
-        return int(end[0][0] - begin[0][0] + begin[0][1]) if begin and end else 0
+        end = [(0, extent.total, 0)]
+        if last < extent.next - 1:
+            end = self._query(_TOTAL, (key_of(number, stream[1], last),)) or []
+        return int(end[0][1] - begin[0][1] + begin[0][2]) if begin and end else 0
 
     def close(self) -> None:
         """Close the reading connection; the next read opens it again."""

@@ -104,8 +104,8 @@ class Words:
             _, index, flag, reason, status, value, *more = sample
             known = points[index] if index < len(points) else _nameless(index)
             yield (self._clock.says(t) | _point(known, value) |
-                   {"quality": QUALITY.get(flag, str(flag)), "reason": _word(REASONS, reason),
-                    "status": _word(STATUSES, status)} | place | {"n": n} | clock | less |
+                   {"quality": QUALITY.get(flag, str(flag)), "reason": word(REASONS, reason),
+                    "status": word(STATUSES, status)} | place | {"n": n} | clock | less |
                    (_merged(more, offset, self._clock) if samples.dtype == AGGREGATE else _SINGLE))
 
     def _asked(self, samples: Samples, row: Row) -> Any:
@@ -159,7 +159,8 @@ def _real(value: float) -> float | None:
     return value if value == value else None   # NaN is "no value"
 
 
-def _word(words: tuple[Any, ...], at: int) -> str:
+def word(words: tuple[Any, ...], at: int) -> str:
+    """The word at a place; of a newer program's its number."""
     return str(words[at]) if at < len(words) else f"#{at}"
 
 

@@ -6,6 +6,8 @@ Promises: `row_of` gives a row whose checksum holds, or None. Never: runs a quer
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -21,6 +23,7 @@ CREATE = ("CREATE TABLE rows (id INTEGER PRIMARY KEY, epoch TEXT NOT NULL, inven
           " step INTEGER NOT NULL DEFAULT 0, was INTEGER NOT NULL DEFAULT 0)")
 INSERT = f"INSERT OR IGNORE INTO rows ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)"  # noqa: S608
 _SEQ_BITS = 40
+LAST_SEQ = (1 << _SEQ_BITS) - 1
 STEPS: tuple[Literal["", "thin", "aggregate"], ...] = ("", "thin", "aggregate")
 """Row.thinned by the column `step`."""
 
@@ -64,3 +67,9 @@ def row_of(record: Record) -> Stored | None:
         return Stored(row, total) if checksum(row, total) == crc else None
     except (TypeError, IndexError, AttributeError, ValueError):
         return None
+
+
+def in_order(records: Sequence[Record], first: int, last: int | None = None) -> bool:
+    """Whether the keys ascend from `first` to `last`: in a damaged tree they need not."""
+    keys = [record[0] for record in records]
+    return all(a < b for a, b in pairwise([first - 1, *keys, (first if last is None else last) + 1]))

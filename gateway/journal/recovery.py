@@ -28,8 +28,8 @@ REASONS = {
     "journal_missing": ("日志库文件丢失，开始新的编号", "the journal file is gone: new numbering"),
     "journal_differs": ("日志库不是上次使用的那个（恢复或复制而来），开始新的编号",
                         "the journal is not the one last used (restored or copied): new numbering"),
-    "salvaged": ("日志库损坏，已抢救可读部分，开始新的编号",
-                 "the journal was damaged; what could be read was kept: new numbering"),
+    "damaged": ("日志库损坏，已移开，后台抢救可读部分，开始新的编号",
+                 "the journal is damaged and was moved aside, to be searched: new numbering"),
     "newer": ("日志库由更新版本的程序写成，已移开保存，开始新的编号",
               "the journal was written by a newer program and is kept aside: new numbering"),
     "unreachable": ("日志库无法打开，暂存于内存，开始新的编号",
@@ -136,7 +136,7 @@ def plan(found: Found, state: State, extents: Mapping[Stream, Extent], epochs: M
         if first.seq < seq or not whole:
             done.append(identity)
             continue
-        if first.seq > seq:
+        if first.seq > seq and trouble != "damaged":   # else the search will tell
             gaps.append(Gap(first.epoch, first.lane, seq, first.seq - 1, max(0, first.base - total),
                             "overload" if same else "journal_lost"))
         row = Pending(first.epoch, first.lane, first.seq, first.base, first.inventory, first.door, at_s)

@@ -1,215 +1,178 @@
-"""What can still be read of a damaged journal.
+"""The search through damaged journals, in steps, beside the box's work.
 
-Owns: the search through a broken file. Promises: returns only rows whose checksum holds; reads around damaged pages
-from both ends and by single look-ups between; replaces an unreadable first page by that of an empty journal (same
-schema, same root pages). Never: refuses, raises for what the file contains.
+Owns: in which order the rows of a wreck are looked for, and which are believed. Promises: alarms first, then events,
+then data; gives out only rows whose checksum holds and whose key is theirs, each once; a step takes some milliseconds
+and a search comes to an end, whatever the files contain; a stream that was searched names every row it should have had
+and that was not found. Never: writes, changes the state of the journal, deletes a wreck.
 """
 
 from __future__ import annotations
 
-import logging
-import sqlite3
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import closing, suppress
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from gateway.journal.cursors import Cursor
+import msgspec
+
+from gateway.journal.carry import Step
+from gateway.journal.cursors import Cursor, Delivery
 from gateway.journal.gaps import Gap
-from gateway.journal.records import COLUMNS, PAGE_BYTES, Record, key_of, lane_seq, row_of
+from gateway.journal.records import LAST_SEQ, Record, Stored, key_of, lane_seq, row_of
 from gateway.journal.rows import Stream
-from gateway.journal.state import DamagedError, Epoch, Extent, Kept
-from gateway.journal.store import Store
+from gateway.journal.search import UNNAMED, Search
+from gateway.journal.state import Epoch, Extent, Kept
+from gateway.journal.wreck import Wreck
+from gateway.model import LANES
 
-log = logging.getLogger(__name__)
-
-_ONE = "SELECT {columns} FROM rows WHERE id = ?"
-_UP = "SELECT {columns} FROM rows WHERE id > ? AND id < ? ORDER BY id LIMIT ?"
-_DOWN = "SELECT {columns} FROM rows WHERE id > ? AND id < ? ORDER BY id DESC LIMIT ?"
-_CHUNK = 100
+_STEP_ROWS, _STEP_S = 128, 0.01
 _PROBES = 2_000_000
 """Single look-ups at most: bounds the time spent on a file whose marks are nonsense."""
 
 
-class _Wreck:
-    """What was found: the small state as far as it could be read, and which rows."""
 
-    def __init__(self, expected: Mapping[Stream, Extent]) -> None:
-        self.kept = Kept()
-        self.claimed: dict[Stream, Extent] = dict(expected)
-        """What the caller, or else the file itself, says it held; `kept` has what was found."""
-        self.seen: dict[Stream, Cursor] = {}
-        self.rows = 0
+class Salvage:
+    """One search. Lost with the process; the next one begins it anew, and finds what is carried over already."""
 
-    def read_state(self, connection: sqlite3.Connection) -> None:
-        """Before any row."""
-        for key, value in _each(connection, "SELECT key, value FROM state"):
-            with suppress(DamagedError, ValueError):
-                self.kept.read(str(key), value)
-        for n, body in _each(connection, "SELECT n, body FROM inventories"):
-            with suppress(DamagedError):
-                self.kept.read_inventory(n, body)
-        self.claimed = {**self.kept.streams, **self.claimed}
-        self.kept.streams = {}
+    def __init__(self, folder: Path, kept: Kept, search: Search) -> None:
+        """`kept`: the new journal's, as it is now; it names what the wrecks should have held."""
+        self._search = search
+        self._epochs = dict(kept.epochs)
+        self._claimed = dict(kept.streams)
+        self._seen: dict[Stream, Cursor] = {}
+        self._wrecks = [Wreck(folder / name) for name in search.wrecks]
+        self._probes = _PROBES
+        self._stopped = False
+        self._found = self._look()
+        self.rows = self.holes = 0
+        """Found and missing so far."""
 
-    def take(self, record: Record) -> bool:
-        """Whether the row is whole and new."""
-        stored = row_of(record)
-        if stored is None:
-            return False
-        row, stream = stored.row, (stored.row.epoch, stored.row.lane)
-        if self.seen.setdefault(stream, Cursor()).has(row.seq):
-            return False
-        self.seen[stream].add(row.seq, row.seq)
-        number = lane_seq(record[0])[0]
-        if self.kept.epochs.setdefault(row.epoch, Epoch(number, "salvaged")).number != number:
-            return False
-        claimed = self.claimed.get(stream, Extent())
-        old = self.kept.streams.get(stream, Extent(row.seq, claimed.next, 0, 0, claimed.total))
-        named = old.inventories
-        if row.inventory and all(n != row.inventory or last < row.seq for n, last in named):
-            named = old.naming(row.inventory, row.seq)
-        self.kept.streams[stream] = Extent(
-            min(old.oldest, row.seq), max(old.next, row.seq + 1), old.rows + 1, old.bytes + len(row.body),
-            max(old.total, stored.total), claimed.thinned, claimed.merged, named)
-        self.rows += 1
-        return True
+    def stop(self) -> None:
+        """Look for nothing more: what was not found yet is named as missing."""
+        self._stopped = True
 
-    def expected(self) -> dict[Stream, tuple[int, int]]:
-        """First and last row each stream should have."""
-        out = {}
-        for stream in {*self.seen, *self.claimed}:
-            found, claimed = self.kept.streams.get(stream), self.claimed.get(stream)
-            last = max(found.next if found else 1, claimed.next if claimed else 1) - 1
-            first = claimed.oldest if claimed and 0 < claimed.oldest <= last else found.oldest if found else 1
-            out[stream] = (first, last)
-        return out
-
-    def holes(self) -> list[Gap]:
-        """What should have been there and was not found."""
-        out: list[Gap] = []
-        for (epoch, lane), (first, last) in sorted(self.expected().items()):
-            missing = self.seen.get((epoch, lane), Cursor()).missing(first, last)
-            out += [Gap(epoch, lane, a, b, None, "damaged") for a, b in missing]
-        return out
-
-
-def _each(connection: sqlite3.Connection, query: str) -> Iterator[tuple[Any, Any]]:
-    with suppress(sqlite3.Error):
-        cursor = connection.execute(query)
-        while (pair := cursor.fetchone()) is not None:
-            yield pair
-
-
-def _columns(connection: sqlite3.Connection) -> str:
-    """What a row is read by; a wreck of schema 1 has no thinned rows."""
-    try:
-        connection.execute("SELECT step, was FROM rows LIMIT 0").fetchall()
-    except sqlite3.Error as error:
-        if "no such column" in str(error):
-            return COLUMNS.replace("step, was", "0, 0")
-    return COLUMNS
-
-
-def _ends(connection: sqlite3.Connection, columns: str) -> Iterator[Record]:
-    """Rows from the front until damage, then from the back until damage."""
-    up, down = _UP.format(columns=columns), _DOWN.format(columns=columns)
-    front, back = -1, 1 << 62
-    for ascending in (True, False):
-        size = _CHUNK
-        while True:
+    def step(self, now: Callable[[], float]) -> Step:
+        """Go on for some milliseconds."""
+        out, until = Step(), now() + _STEP_S
+        while len(out.rows) < _STEP_ROWS and now() < until:
             try:
-                records = connection.execute(up if ascending else down, (front, back, size)).fetchall()
-            except sqlite3.Error:
-                if size == 1:
-                    break
-                size = 1  # up to the last row before the damage
-                continue
-            keys = [r[0] for r in records if front < r[0] < back]
-            yield from records
-            # In a damaged tree keys need not come in order: a search that does not advance has reached the damage.
-            edge = max([front, *keys]) if ascending else min([back, *keys])
-            if edge == (front if ascending else back):
+                found = next(self._found)
+            except StopIteration:
+                out.done = True
                 break
-            if ascending:
-                front = edge
+            if isinstance(found, list):
+                out.rows += self._believed(found, out)
             else:
-                back = edge
+                out.finished.append(found)
+                out.holes += self._missing(found)
+        self.rows += len(out.rows)
+        self.holes += len(out.holes)
+        return out
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for wreck in self._wrecks:
+            wreck.close()
+
+    # ---- where to look
+
+    def _look(self) -> Iterator[list[Record] | Stream]:
+        """Records, and each stream when it is through."""
+        known = sorted((s for s in self._claimed if self._wall(s) > 1),
+                       key=lambda s: (LANES.index(s[1]), self._epochs[s[0]].number))
+        for stream in known:
+            yield from self._through(stream)
+            yield stream
+        for low, high in self._between_blocks():
+            for wreck in self._wrecks:
+                yield from self._unless_stopped(wreck.ends(low, high))
+        for stream in [s for s in self._seen if s not in self._claimed]:
+            yield from self._through(stream)
+            yield stream
+
+    def _wall(self, stream: Stream) -> int:
+        epoch = self._epochs.get(stream[0])
+        return self._search.wall(stream, epoch.number) if epoch is not None else 0
+
+    def _range(self, stream: Stream) -> tuple[int, int]:
+        """First and last row the stream should have in the wrecks."""
+        claimed, seen = self._claimed.get(stream), self._seen.get(stream, Cursor())
+        first = claimed.oldest if claimed is not None else 1
+        last = max(seen.last, claimed.next - 1 if claimed is not None else 0)
+        return first, min(last, self._wall(stream) - 1)
+
+    def _through(self, stream: Stream) -> Iterator[list[Record]]:
+        number, seen = self._epochs[stream[0]].number, self._seen.setdefault(stream, Cursor())
+        first, wall = self._claimed.get(stream, Extent()).oldest, self._wall(stream)
+        for wreck in self._wrecks:
+            if stream in self._claimed and any(seen.missing(*self._range(stream))):
+                yield from self._unless_stopped(
+                    wreck.ends(key_of(number, stream[1], first), key_of(number, stream[1], wall - 1)))
+            keys = (key_of(number, stream[1], seq) for a, b in list(seen.missing(*self._range(stream)))
+                    for seq in range(a, b + 1))
+            yield from self._unless_stopped(wreck.among(self._few(keys)))
+
+    def _few(self, keys: Iterable[int]) -> Iterator[int]:
+        for key in keys:
+            self._probes -= 1
+            if self._probes < 0:
+                return
+            yield key
+
+    def _unless_stopped(self, found: Iterator[list[Record]]) -> Iterator[list[Record]]:
+        for records in found:
+            if self._stopped:
+                return
+            yield records
+
+    def _between_blocks(self) -> Iterator[tuple[int, int]]:
+        """Spans of keys that belong to no stream the small state knew."""
+        at = 0
+        blocks = sorted(key_of(self._epochs[s[0]].number, s[1], 0) for s in self._claimed if s[0] in self._epochs)
+        for block in [*blocks, key_of(self._search.top + 1, LANES[0], 0)]:
+            if at < block:
+                yield at, block - 1
+            at = max(at, block + LAST_SEQ + 1)
+
+    # ---- what to believe
+
+    def _believed(self, records: Sequence[Record], out: Step) -> Iterator[Stored]:
+        for record in records:
+            if (stored := row_of(record)) is None:
+                continue
+            row, stream, number = stored.row, (stored.row.epoch, stored.row.lane), lane_seq(record[0])[0]
+            if row.epoch not in self._epochs and number <= self._search.top:
+                self._epochs[row.epoch] = out.epochs[row.epoch] = Epoch(number, "salvaged")
+            epoch, seen = self._epochs.get(row.epoch), self._seen.setdefault(stream, Cursor())
+            if epoch is None or row.seq >= self._wall(stream) or seen.has(row.seq):
+                continue
+            seen.add(row.seq, row.seq)
+            yield stored
+
+    def _missing(self, stream: Stream) -> list[Gap]:
+        spans = self._seen.get(stream, Cursor()).missing(*self._range(stream))
+        return [Gap(*stream, a, b, None, "damaged") for a, b in spans]
 
 
-def _between(connection: sqlite3.Connection, columns: str, wreck: _Wreck) -> Iterator[Record]:
-    """Single look-ups for every row that should be there and was not found from the ends."""
-    left, one = _PROBES, _ONE.format(columns=columns)
-    for stream, (first, last) in wreck.expected().items():
-        number = wreck.kept.epochs[stream[0]].number if stream[0] in wreck.kept.epochs else None
-        if number is None:
-            continue
-        for a, b in list(wreck.seen.get(stream, Cursor()).missing(first, last)):
-            for seq in range(a, b + 1):
-                left -= 1
-                if left < 0:
-                    return
-                with suppress(sqlite3.Error):
-                    record = connection.execute(one, (key_of(number, stream[1], seq),)).fetchone()
-                    if record:
-                        yield record
+def inherited(aside: Path, known: Kept | None) -> Kept:
+    """The small state of what lies aside, with all its rows still to be found.
 
-
-def _readable(path: Path) -> bool:
-    try:
-        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-            connection.execute("SELECT id FROM rows ORDER BY id LIMIT 1").fetchone()
-            connection.execute("SELECT key FROM state LIMIT 1").fetchone()
-    except sqlite3.Error:
-        return False
-    return True
-
-
-def _lend_first_page(path: Path) -> None:
-    """Put the first page of an empty journal on the file; SQLite then takes the page count from the file's length."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        empty = Path(folder) / "empty.sqlite"
-        Store(empty, 1 << 20).close()
-        page = bytearray(empty.read_bytes()[:PAGE_BYTES])
-    page[28:32] = max(1, path.stat().st_size // PAGE_BYTES).to_bytes(4, "big")
-    page[32:40] = bytes(8)  # no free list: what hung there is of no interest
-    with path.open("r+b") as file:
-        file.write(page)
-
-
-def salvage(wreck_path: Path, new: Store, expected: Mapping[Stream, Extent]) -> tuple[int, list[Gap]]:
-    """Carry over into the empty `new` what can be read of `wreck_path`.
-
-    `expected` is what the caller knows to have been committed, better than the file itself; may be empty.
-
-    Returns the number of rows kept, and what is known to be missing among the rows the file should have held.
-
-    Raises:
-        sqlite3.Error, OSError: only for what happens to the new file.
+    `known`: what memory has of it, better than the file itself; None at a start.
     """
-    wreck = _Wreck(expected)
-    if not wreck_path.exists():
-        return 0, []
-    if not _readable(wreck_path):
-        try:
-            _lend_first_page(wreck_path)
-        except (OSError, sqlite3.Error) as error:
-            log.warning("journal salvage path=%s first_page=not_replaced error=%s", wreck_path, error)
-    with closing(sqlite3.connect(wreck_path, isolation_level=None)) as connection:
-        connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
-        with suppress(sqlite3.Error):
-            connection.execute("PRAGMA query_only = ON")
-        wreck.read_state(connection)
-        batch: list[Record] = []
-        columns = _columns(connection)
-        for record in chain(_ends(connection, columns), _between(connection, columns, wreck)):
-            if wreck.take(record):
-                batch.append(record)
-                if len(batch) >= _CHUNK:
-                    new.transplant(batch)
-                    batch = []
-        new.transplant(batch)
-    new.graft(wreck.kept)
-    return wreck.rows, wreck.holes()
+    wreck = Wreck(aside)
+    try:
+        old, top = (known or wreck.state()), wreck.top()
+        if known is None:
+            for stored, number in wreck.firsts():
+                old.epochs.setdefault(stored.row.epoch, Epoch(number, "salvaged"))
+    finally:
+        wreck.close()
+    new = old.draft()
+    new.cursors = {key: Delivery(d.sent.copy(), d.stored.copy()) for key, d in list(old.cursors.items())}
+    new.streams = {stream: msgspec.structs.replace(e, rows=0, bytes=0) for stream, e in old.streams.items()
+                   if stream[0] in old.epochs}
+    top = max([top, *(epoch.number for epoch in old.epochs.values())]) + (UNNAMED if known is None else 0)
+    # At a start the file may know less than it holds; numbering begins anew then, and what is found is the wreck's.
+    walls = [(name, lane, max(new.streams.get((name, lane), Extent()).next, old.wall((name, lane))))
+             for name in (old.epochs if known is not None else ()) for lane in LANES]
+    before = old.search if old.search is not None else Search((), 0)
+    new.search = before.after(aside.name, top, walls)
+    return new

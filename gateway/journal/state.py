@@ -18,6 +18,7 @@ from gateway.journal.cursors import Delivery, Saved, delivery
 from gateway.journal.entries import Latch
 from gateway.journal.gaps import Gap
 from gateway.journal.rows import Stream
+from gateway.journal.search import Search
 from gateway.model import LANES, Inventory
 
 
@@ -82,7 +83,7 @@ class Dating(Struct, frozen=True, array_like=True):
     error_ms: float
 
 
-STATE = "state"
+STATE, SEARCH = "state", "search"
 
 
 def epoch_key(name: str) -> str:
@@ -147,13 +148,19 @@ class Kept:
         self.cursors: dict[tuple[str, Stream], Delivery] = {}
         self.boots: dict[str, Dating] = {}
         self.inventories: dict[int, Inventory] = {}
+        self.search: Search | None = None
+
+    def wall(self, stream: Stream) -> int:
+        """Rows of the stream below this seq may still lie in a wreck; 1 when none do."""
+        epoch = self.epochs.get(stream[0])
+        return self.search.wall(stream, epoch.number) if self.search is not None and epoch is not None else 1
 
     def draft(self) -> Kept:
         """A copy to change; cursors are shared, they move without the file."""
         out = Kept()
         out.state, out.cursors = self.state, self.cursors
         out.epochs, out.streams, out.inventories = dict(self.epochs), dict(self.streams), dict(self.inventories)
-        out.boots = dict(self.boots)
+        out.boots, out.search = dict(self.boots), self.search
         return out
 
     def read(self, key: str, value: Any) -> None:
@@ -165,6 +172,8 @@ class Kept:
         kind, _, rest = key.partition("/")
         if kind == STATE:
             self.state = unpack(key, value, State)
+        elif kind == SEARCH:
+            self.search = unpack(key, value, Search | None)
         elif kind == "epoch":
             self.epochs[rest] = unpack(key, value, Epoch)
         elif kind == "extent":
@@ -187,6 +196,7 @@ class Kept:
     def pairs(self) -> list[tuple[str, bytes]]:
         """For the table `state`."""
         values: list[tuple[str, Any]] = [(STATE, self.state)]
+        values += [(SEARCH, self.search)] if self.search is not None else []
         values += [(epoch_key(name), epoch) for name, epoch in self.epochs.items()]
         values += [(extent_key(stream), extent) for stream, extent in self.streams.items()]
         values += [(cursor_key(*name), cursor.saved()) for name, cursor in self.cursors.items()]

@@ -14,16 +14,17 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from msgspec import Struct
 
 from gateway.journal import migrations
+from gateway.journal.carry import Carry, Step
 from gateway.journal.cursors import Delivery
 from gateway.journal.gaps import Gap
-from gateway.journal.quota import shares
-from gateway.journal.records import CREATE, INSERT, PAGE_BYTES, Record
+from gateway.journal.quota import Had, shares
+from gateway.journal.records import CREATE, PAGE_BYTES
 from gateway.journal.rows import Stream
 from gateway.journal.state import DamagedError, Epoch, Extent, Kept, State, pack
 from gateway.journal.transaction import PUT, PUT_INVENTORY, Changes, Transaction
@@ -63,6 +64,14 @@ class Done(Struct, frozen=True):
     gaps: list[Gap]
     """What trimming took from a platform that misses it."""
     work: Work
+
+
+class Carried(Struct, frozen=True):
+    """What became of a search's step."""
+
+    gaps: list[Gap]
+    whole: bool
+    """Whether all of it is in the file."""
 
 
 class Store:
@@ -234,10 +243,41 @@ class Store:
             sqlite3.Error: nothing was changed.
         """
         work = Transaction(self.connection, self.kept, changes, tuple(platforms), self.shares, self._held())
+        with self._transaction():
+            work.write()
+        self.kept = work.kept
+        for key in [key for key in list(self.cursors) if key[1][0] in work.forgotten]:
+            del self.cursors[key]
+        return Done(work.taken, work.trim.gaps, work.trim.work)
+
+    def carry(self, step: Step, had: Had, platforms: Iterable[str]) -> Carried:
+        """Write what a step of a search found; `step` is left with what there was no room for yet.
+
+        Raises:
+            sqlite3.Error: nothing was changed; the step is whole.
+        """
+        work = Carry(self.connection, self.kept, step, had, tuple(platforms), self.shares, self._held())
+        with self._transaction():
+            work.write()
+        whole = work.taken == len(step.rows)
+        step.rows = step.rows[work.taken:]
+        self.kept = work.kept
+        return Carried(work.gaps, whole)
+
+    def inherit(self, kept: Kept) -> None:
+        """Begin with the small state of a wreck, before its rows."""
+        with self._transaction():
+            run = self.connection.executemany
+            run(PUT, kept.pairs())
+            run(PUT_INVENTORY, [(n, pack(str(n), inventory)) for n, inventory in kept.inventories.items()])
+        self.kept = kept
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
         run = self.connection.execute
         run("BEGIN IMMEDIATE")
         try:
-            work.write()
+            yield
             run("COMMIT")
         except BaseException:
             if self.connection.in_transaction:
@@ -246,25 +286,6 @@ class Store:
             raise
         finally:
             self._identity = self._stat()   # also a COMMIT that fails may have worked off some of the log
-        self.kept = work.kept
-        for key in [key for key in list(self.cursors) if key[1][0] in work.forgotten]:
-            del self.cursors[key]
-        return Done(work.taken, work.trim.gaps, work.trim.work)
-
-    def transplant(self, records: list[Record]) -> None:
-        """Insert rows as another journal held them, in a transaction of their own."""
-        self.connection.execute("BEGIN IMMEDIATE")
-        with self.connection:
-            self.connection.executemany(INSERT, records)
-
-    def graft(self, kept: Kept) -> None:
-        """Take over the small state of another journal, after its rows."""
-        self.connection.execute("BEGIN IMMEDIATE")
-        with self.connection:
-            self.connection.executemany(PUT, kept.pairs())
-            self.connection.executemany(PUT_INVENTORY,
-                                        [(n, pack(str(n), inventory)) for n, inventory in kept.inventories.items()])
-        self.kept = kept
 
     def close(self) -> None:
         """Close the connection; checkpoints when it is the last one."""
@@ -276,11 +297,12 @@ def family(path: Path) -> tuple[Path, Path, Path]:
     return path, Path(f"{path}-wal"), Path(f"{path}-shm")
 
 
-def move_aside(path: Path, word: str) -> Path:
-    """Rename a database with its log to `<path>.<word>`; only the newest of its kind is kept."""
-    kind = word.split("-")[0]
+def move_aside(path: Path, word: str, keep: Iterable[str] = ()) -> Path:
+    """Rename a database with its log to `<path>.<word>`; of its kind only the newest, and `keep`, stay."""
+    kind, needed = word.split("-")[0], {file.name for name in keep for file in family(path.with_name(name))}
     for old in path.parent.glob(f"{path.name}.{kind}-*"):
-        old.unlink(missing_ok=True)
+        if old.name not in needed:
+            old.unlink(missing_ok=True)
     aside = Path(f"{path}.{word}")
     for source, target in zip(family(path), family(aside), strict=True):
         with contextlib.suppress(FileNotFoundError):

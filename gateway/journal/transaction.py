@@ -18,6 +18,7 @@ from gateway.journal.cursors import Saved
 from gateway.journal.quota import Had, Shares, pages_of
 from gateway.journal.records import INSERT, Record, Stored, key_of, record_of
 from gateway.journal.rows import Stream
+from gateway.journal.search import UNNAMED
 from gateway.journal.state import (
     STATE,
     Dating,
@@ -161,24 +162,37 @@ class Transaction:
         row, stream = stored.row, (stored.row.epoch, stored.row.lane)
         epoch = self._epoch(row.epoch)
         old = self.kept.streams.get(stream, Extent())
-        if row.seq >= old.next:  # otherwise it is there already: the first content of an identity stays
+        wall = self.kept.wall(stream)
+        # What is there already stays: the first content of an identity.
+        if row.seq >= old.next or (row.seq < wall and not self._has(key_of(epoch.number, row.lane, row.seq))):
+            first = not old.rows and wall <= old.oldest
             self._grow(stream, msgspec.structs.replace(
-                old, oldest=old.oldest if old.rows else row.seq, next=row.seq + 1, rows=old.rows + 1,
+                old, oldest=row.seq if first else old.oldest, next=max(old.next, row.seq + 1), rows=old.rows + 1,
                 bytes=old.bytes + len(row.body), total=max(old.total, stored.total),
                 inventories=old.naming(row.inventory, row.seq) if row.inventory else old.inventories))
         return record_of(stored, epoch.number)
 
+    def _has(self, key: int) -> bool:
+        return self._run("SELECT 1 FROM rows WHERE id = ?", (key,)).fetchone() is not None
+
     def _epoch(self, name: str) -> Epoch:
         epochs = self.kept.epochs
         if name not in epochs:
-            reason = self._changes.reason if name == self._changes.state.epoch else "replayed"
-            epochs[name] = Epoch(1 + max((e.number for e in epochs.values()), default=0), reason)
+            search, numbers = self.kept.search, [e.number for e in epochs.values()]
+            reason, number = self._changes.reason, 1 + max([*numbers, search.top if search is not None else 0])
+            if name != self._changes.state.epoch:
+                reason = "replayed"
+                if search is not None:   # a wreck may have rows of it: a number that says so, and that no other has
+                    number = min(n for n in (*numbers, search.top + 1) if n > search.top - UNNAMED // 2) - 1
+            epochs[name] = Epoch(number, reason)
             self._put(epoch_key(name), epochs[name])
         return epochs[name]
 
     def _forget_epochs(self) -> None:
         """Drop what nothing refers to any more: old empty epochs with their cursors."""
         kept, changes = self.kept, self._changes
+        if kept.search is not None:
+            return   # what is empty may not be found yet
         empty = sorted((e.number, name) for name, e in kept.epochs.items() if name != changes.state.epoch
                        and not any(kept.streams[name, lane].rows for lane in LANES if (name, lane) in kept.streams))
         gone = [name for _, name in empty[:-_EPOCHS_KEPT]]
@@ -194,7 +208,7 @@ class Transaction:
     def _forget_inventories(self) -> None:
         """Drop those that no row names."""
         known = self.kept.inventories
-        if len(known) > 1:
+        if len(known) > 1 and self.kept.search is None:
             used = {self._changes.inventory}.union(*(extent.named() for extent in self.kept.streams.values()))
             for n in known.keys() - used:
                 del known[n]

@@ -18,7 +18,7 @@ from msgspec import Struct
 from gateway.journal import lessened, quota
 from gateway.journal.gaps import Gap
 from gateway.journal.quota import Cut, Had, Room, Shares
-from gateway.journal.records import COLUMNS, INSERT, key_of, lane_seq, record_of, row_of
+from gateway.journal.records import COLUMNS, INSERT, Stored, key_of, lane_seq, record_of, row_of
 from gateway.journal.rows import Stream
 from gateway.journal.state import Extent, Kept
 from gateway.model import Lane
@@ -97,6 +97,10 @@ class Trim:
             else:
                 self.gaps.append(gap)
 
+    def refuse(self, stored: Stored) -> None:
+        """Tell of a row that is not kept for want of room, if somebody misses it."""
+        self._give_up((stored.row.epoch, stored.row.lane), "quota", [(stored.row.seq, stored.row.count)])
+
     def _keys(self, stream: Stream, first: int, last: int) -> tuple[int, int]:
         number = self.kept.epochs[stream[0]].number
         return key_of(number, stream[1], first), key_of(number, stream[1], last)
@@ -112,7 +116,8 @@ class Trim:
         self.work.dropped += len(rows)
         self._run(_DELETE, (rows[0][0], rows[-1][0]))
         last, kept = lane_seq(rows[-1][0])[2], old.rows - len(rows)
-        oldest = (last + 1 if kept else old.next) if cut.first <= old.oldest else old.oldest
+        more = kept or self.kept.wall(cut.stream) > last + 1   # what was not found yet is not gone
+        oldest = (last + 1 if more else old.next) if cut.first <= old.oldest else old.oldest
         self._grow(cut.stream, msgspec.structs.replace(old, oldest=oldest, rows=kept,
                                                        bytes=old.bytes - sum(row[2] for row in rows)))
         if cut.missed:

@@ -91,6 +91,10 @@ class _Verify:
 
     def state(self) -> None:
         """What could not be read of the small state."""
+        if self.archive.kept.search is not None:
+            names = ", ".join(self.archive.kept.search.wrecks)
+            self.notes.append(Fault(where=str(self.archive.path), text_zh=f"正在从 {names} 抢救，缺失的行可能还会找到",
+                                    text_en=f"rows are being carried over from {names}: what is missing may be there"))
         for text in self.archive.unread:
             self._fault(str(self.archive.path), f"{text}; the gateway will salvage the journal when it next starts",
                         f"状态无法读取：{text}；网关下次启动时会抢救日志库")
@@ -171,7 +175,8 @@ class _Verify:
             self._fault(where, f"{count} rows found, the journal knows of {extent.rows}",
                         f"实有 {count} 行，记录为 {extent.rows} 行")
         if extent.rows:
-            self._missing += [(stream, a, b) for a, b in seen.missing(extent.oldest, extent.next - 1)]
+            first = max(extent.oldest, self.archive.kept.wall(stream))
+            self._missing += [(stream, a, b) for a, b in seen.missing(first, extent.next - 1)]
 
     def holes(self) -> None:
         """Numbers without a row: told as a gap, or a fault."""

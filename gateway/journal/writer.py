@@ -13,7 +13,7 @@ import sqlite3
 import threading
 from collections.abc import Collection
 
-from gateway.journal.disk import Disk
+from gateway.journal.disk import Disk, Outcome
 from gateway.journal.entries import Mark
 from gateway.journal.ledger import Ledger
 from gateway.journal.state import State
@@ -26,7 +26,9 @@ _URGENT_S = 1.0
 _FIRST_S = 0.2
 """The first data row after a start closes this soon: the county sees a fresh box at once."""
 _WORDS = {
-    "salvaged": ("日志库损坏，已抢救可读部分", "the journal was damaged; what could be read was kept"),
+    "damaged": ("日志库损坏，已移开并开始新文件，正在后台抢救可读部分",
+                "the journal is damaged and was moved aside; what can be read is being carried over into a new one"),
+    "salvaged": ("日志库抢救完毕，可读部分已保留", "the damaged journal was searched; what could be read was kept"),
     "newer": ("日志库由更新版本的程序写成，已移开保存", "the journal was written by a newer program and is kept aside"),
     "rescued": ("日志库文件被删除或替换，已从内存连接写回",
                 "the journal file was deleted or exchanged and has been written back"),
@@ -79,7 +81,7 @@ class Writer:
         ledger, disk = self._ledger, self._disk
         return bool(ledger.deliveries.moved or ledger.undated or ledger.damaged or ledger.untold.gaps
                     or not ledger.intake.empty() or disk.store is None or self._unknown(())
-                    or disk.suspect or disk.fault)
+                    or disk.suspect is not None or disk.fault)
 
     def _unknown(self, numbers: Collection[int]) -> list[Inventory]:
         """The current inventory and those of `numbers`, as far as the file has them not."""
@@ -96,17 +98,18 @@ class Writer:
         ledger = self._ledger
         with ledger.lock:
             wait = self._wait_s(self._now())
-            if wait > 0 and timeout_s > 0:
+            if wait > 0 and timeout_s > 0 and not self._disk.searching:
                 ledger.due.wait(min(wait, timeout_s))
         if not self._writing.acquire(timeout=timeout_s):
             return False
         try:
             with ledger.lock:
                 now = self._now()
-                if self._wait_s(now) > 0:
+                due = self._wait_s(now) <= 0
+                if not due and not self._disk.searching:
                     return False
-                changes = self._take(now)
-            return self._commit(changes)
+                changes = self._take(now) if due else None
+            return self._commit(changes) if changes is not None else self._search()
         finally:
             self._writing.release()
 
@@ -142,16 +145,38 @@ class Writer:
             if isinstance(error, (sqlite3.Error, OSError)):
                 return False
             raise
-        with ledger.lock:
-            ledger.lose(outcome.gaps)  # before the new extents hide what was trimmed
-        self.publish()
+        self._lose(outcome)
         with ledger.lock:
             self._settle(changes, outcome.taken)
-            if word := outcome.word:
-                ledger.tell(f"journal.{word}", *_WORDS[word], {"holes": len(outcome.gaps)})
             self._report()
             ledger.commit_done()
         return True
+
+    def _search(self) -> bool:
+        """Between two groups: carry some rows of a damaged journal over."""
+        ledger = self._ledger
+        with ledger.lock:
+            had = ledger.deliveries.had()
+        try:
+            outcome = self._disk.search(had, ledger.deliveries.platforms)
+        except (sqlite3.Error, OSError):
+            with ledger.lock:
+                self._report()
+            return False
+        self._lose(outcome)
+        with ledger.lock:
+            self._report()
+            ledger.commit_done()
+        return False
+
+    def _lose(self, outcome: Outcome) -> None:
+        ledger = self._ledger
+        with ledger.lock:
+            ledger.lose(outcome.gaps)  # before the new extents hide what was trimmed
+        self.publish()
+        if word := outcome.word:
+            with ledger.lock:
+                ledger.tell(f"journal.{word}", *_WORDS[word], outcome.why)
 
     def publish(self) -> None:
         """Show what the disk has; nobody else looks at the Store."""

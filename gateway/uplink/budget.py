@@ -2,7 +2,8 @@
 
 Owns: the count of the day (all bytes on the wire, as the kernel counts them), the mode, the tokens. Promises: alarms,
 events and warnings always pass; the rest gives way in the order of its worth: at 80 % of the cap the backlog stops,
-live readings go once a minute and `diag` once an hour, at 100 % neither goes; a new day begins anew; nothing is lost by
+live readings go once a minute (the newest: what was passed over is
+backlog) and `diag` once an hour, at 100 % neither goes; a new day begins anew; nothing is lost by
 it, for rows that are not sent stay unsent. Never: knows a clock, a socket or a row.
 """
 

@@ -120,6 +120,8 @@ class Feed:
                     break
                 if not self._budget.allows(self._kinds[walk], connection.flying_bytes + MESSAGE_BYTES, now):
                     break
+                if walk is self._live and self._budget.mode == "saver":
+                    self._leap()
                 batch = walk.take(self.reader, self._encode, MESSAGE_BYTES, now)
                 if batch is None:
                     break
@@ -128,6 +130,15 @@ class Feed:
                     self._pace.take(size)
                 sent += 1
         return sent
+
+    def _leap(self) -> None:
+        """Let the one message of a minute tell the newest readings; those it passes over are backlog from now on."""
+        begun = self._live.begun()
+        after = {stream: seq - 1 for stream, seq in self.reader.heads().items()
+                 if stream[1] == "data" and seq - 1 > begun.get(stream, 0)}
+        if after and not self._live.flying:
+            self._live.leap(after)
+            self._backlog.again(self._live.begun())
 
     def _post(self, connection: Connection, batch: Batch) -> int:
         if batch.fault:

@@ -32,6 +32,7 @@ from gateway.uplink.reader import Decoded, Reader
 from gateway.uplink.route import Route
 from gateway.uplink.selection import Selection
 from gateway.uplink.snapshots import Snapshots
+from gateway.uplink.spent import Count
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ _IDLE_S = 0.25
 """How soon the socket and the present states are looked at while nothing is to be sent; an alarm's commit wakes it."""
 _DIAG_BYTES = 4000
 """About what a `diag` takes."""
+_KEEP_S = 600.0
+"""How often the day's bytes are written down: a card has better things to do."""
 _DRAIN_S = 2.0
 """How long a change of links waits for answers; what has none is sent again."""
 
@@ -71,6 +74,10 @@ class Sources(Struct, frozen=True, kw_only=True):
     time_question: Callable[[], str | None] = lambda: None
     """The name of a question to ask this platform's clock now, or None. Asked each second."""
     time_answered: Callable[[TimeAnswer], None] = lambda _: None
+    spent: Count = (None, 0)
+    """What the day had cost before a restart."""
+    keep_spent: Callable[[Count], None] = lambda _: None
+    """Remember what it costs. Called each ten minutes at most, and at the end; only with `cap_mb_day`."""
 
 
 class Health(Struct, frozen=True, kw_only=True):
@@ -108,7 +115,7 @@ class Uplink:
         self.platform, self.profile, self.sources = platform, profile, sources
         self._password, self._now, self._rng = password, now, rng or random.Random()
         self._selection = Selection(platform.id, platform.filter, sources.hazards)
-        self._budget = Budget(None if platform.cap_mb_day is None else 1e6 * platform.cap_mb_day)
+        self._budget = Budget(None if platform.cap_mb_day is None else 1e6 * platform.cap_mb_day, *sources.spent)
         self._counted_bytes = 0
         """Of the present connection, as told to the budget."""
         self._feed = Feed(platform, profile, sources.reader, self._selection, self._budget, decode=sources.decode,
@@ -124,7 +131,7 @@ class Uplink:
         """This connection's certificate was checked without today's date."""
         self._facts: Mapping[str, Any] = {}
         self._left = (0, 0)
-        self._second_at_s = self._diag_at_s = 0.0
+        self._second_at_s = self._diag_at_s = self._kept_at_s = 0.0
         self._sound = True
         self._news = True
         """Something may have been committed since the walks were last shown the heads."""
@@ -174,6 +181,8 @@ class Uplink:
         except Refused as refused:
             log.info("connection ended while closing platform=%s error=%s", self.platform.id, refused.problem.kind)
             connection.abandon()
+        self._count_bytes(connection)
+        self._keep_spent(self._now())
         self._connection = None
         self._outage.stopped(self._now())
 
@@ -197,6 +206,8 @@ class Uplink:
         self._second_at_s = now + 1.0
         door = self.sources.door()
         self._budget.turn(now, None if door.trust == "unset" else now + door.offset_ms / 1000)
+        if now >= self._kept_at_s + _KEEP_S:
+            self._keep_spent(now)
         backlog = self.sources.reader.backlog()
         self._left = (backlog.rows, backlog.records)
         if self._connection is None or not self._outage.connected:
@@ -209,6 +220,11 @@ class Uplink:
         birth = self.sources.birth()
         if self._promises(birth) != self._facts:
             self._greet(self._connection, birth)
+
+    def _keep_spent(self, now_s: float) -> None:
+        self._kept_at_s = now_s
+        if self.platform.cap_mb_day is not None:
+            self.sources.keep_spent(self._budget.kept)
 
     def _count_bytes(self, connection: Connection) -> None:
         self._budget.spent(connection.wire_bytes - self._counted_bytes)

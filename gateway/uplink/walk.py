@@ -93,6 +93,12 @@ class Walk:
         self._refused.clear()   # not settled, so they come up again
         self._next, self._fresh, self._held = None, True, False
 
+    def leap(self, after: Mapping[Stream, int]) -> None:
+        """Go on above `after`; what is passed over is another walk's."""
+        self._after = self.begun() | dict(after)
+        self._page.clear()
+        self._next, self._fresh, self._held = None, True, False
+
     def begun(self) -> dict[Stream, int]:
         """How far each stream was sent; what is below and comes up again is another walk's."""
         out = dict(self._after)
