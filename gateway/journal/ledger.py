@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from gateway.journal.committed import Committed
-from gateway.journal.cursors import Spans
+from gateway.journal.cursors import Spans, joined, minus
 from gateway.journal.deliveries import Deliveries, Receipt
 from gateway.journal.entries import FORMAT, Group, Head, Latch
 from gateway.journal.gaps import LESS, Gap, Untold
@@ -132,8 +132,13 @@ class Ledger:
         """The platform asks for rows once more."""
         with self.lock:
             waiting = (*self.intake.flight, *self.intake.waiting())
-            ended = stream[0] != self.intake.epoch and all(stream != (row.epoch, row.lane) for row in waiting)
-            return self.deliveries.replay(platform, stream, ranges, ended)
+            old, searching = stream[0] != self.intake.epoch, self.committed.search is not None
+            ended = old and all(stream != (row.epoch, row.lane) for row in waiting)
+            again, gone = self.deliveries.replay(platform, stream, ranges, ended)
+            if old and searching:
+                return again, []   # some may still be found in the wreck
+            untold = joined((g.first, g.last) for g in self.untold.gaps if (g.epoch, g.lane) == stream)
+            return again, list(minus(gone, untold))   # the gap will say why
 
     def rewind(self, platform: str) -> bool:
         """What was sent and not confirmed may be lost."""
