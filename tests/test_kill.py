@@ -16,7 +16,7 @@ import pytest
 from hil.rig import Rig
 from tests.sites import SIREN, lost_but_for, site
 
-KILLS = 200 if os.environ.get("MINGLUO_SOAK") else 30
+KILLS = 200 if os.environ.get("MINGLUO_SOAK") else 15
 KILLS_CONNECTED = 6
 QUIET_S = 0.2
 

@@ -207,8 +207,7 @@ def test_undated_rows_wait_for_a_date_where_time_is_the_key(broker):
     memory.commit(samples(4), epoch="e-1", door=Door("boot-x", 0, "unset"))
     memory.commit(event(1), lane="alarm", door=Door(BOOT, 0, "unset"))
     memory.offsets["boot-x"] = (1_760_000_000_000, 5.0)
-    with listener(broker.port) as got, uplink(memory, broker.port) as (up, reports):
-        up.profile = up._feed.profile = ByTime(up.profile)
+    with listener(broker.port) as got, uplink(memory, broker.port, speak=ByTime) as (_, reports):
         until(lambda: memory.count_settled("alarm") == 1)
         assert memory.count_settled() == 0
         memory.offsets[BOOT] = (1_770_000_000_000, 5.0)

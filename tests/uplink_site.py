@@ -151,11 +151,12 @@ def until(condition, timeout_s=15.0, what=""):
 
 
 @contextmanager
-def uplink(memory, port, present=lambda: None, password=None, reader=None, decode=None, sources=None, **platform):
+def uplink(memory, port, present=lambda: None, password=None, reader=None, decode=None, sources=None,
+           speak=lambda profile: profile, **platform):
     """A running uplink: the object, its reports; stopped in order at the end."""
     reports = []
     platform = Platform(**{"id": "county", "host": "127.0.0.1", "port": port, "warn_every_s": 5, **platform})
-    up = Uplink(platform, profiles.make(platform, "mingluo", "gw-1", {"crack-1": "1号裂缝"}), Sources(**{
+    up = Uplink(platform, speak(profiles.make(platform, "mingluo", "gw-1", {"crack-1": "1号裂缝"})), Sources(**{
         "reader": reader or memory, "decode": decode or memory.decode, "present": present, "door": memory.door,
         "birth": lambda: {"name": "雷家山监测站"}, "health": lambda: {"well": True},
         "report": lambda kind, why: reports.append((kind, why)), **(sources or {})}), password, time.monotonic,
