@@ -90,7 +90,7 @@ class Box:
         self.journal = Journal(
             config.journal.folder, config.journal.staging, config.gateway.id, boot=clock.door().boot, now=clock.now,
             new_epoch=new_id, platforms=[p.id for p in config.platforms], commit_s=config.journal.commit_s,
-            max_bytes=config.journal.max_bytes)
+            max_bytes=config.journal.max_bytes, flash_bytes_day=config.journal.flash_mb_day * 1e6)
         self.recovered = self.journal.open()
         about_time = self._set_clock()
         ports: dict[str, Any] = {wire.id: getattr(wire, "port", "") for wire in config.wires}

@@ -240,7 +240,9 @@ class Journal(_Part, frozen=True, kw_only=True):
     commit_s: Annotated[float, Meta(ge=0.1, le=60)] = 10.0
     max_bytes: Annotated[int, Meta(ge=1 << 20)] = 1 << 30
     flash_mb_day: Annotated[float, Meta(gt=0)] = 100.0
-    """What may be written to the card in a day for it to last; 1 MB = 10^6 bytes. Only `plan` and `check` ask."""
+    """What may be written to the card in a day for it to last; 1 MB = 10^6 bytes.
+
+    `plan` and `check` ask before, an event tells afterwards."""
 
 
 class Gnss(_Part, frozen=True, kw_only=True):

@@ -88,6 +88,9 @@ def _box(status: Document) -> Iterable[Family]:
         ({}, None if error_ms is None else error_ms / 1000)])
     yield _gauge("journal_bytes", "Size of the journal", [({}, journal.get("bytes"))])
     yield _gauge("journal_limit_bytes", "What the journal may grow to", [({}, journal.get("max_bytes"))])
+    flash = journal.get("flash", {})
+    yield _gauge("journal_written_today_bytes", "Written to the card since midnight", [({}, flash.get("today_bytes"))])
+    yield _gauge("journal_written_limit_bytes", "What may be written in a day", [({}, flash.get("budget_bytes_day"))])
     disks = [one for one in status.get("disk", []) if "error" not in one]
     yield _gauge("disk_free_bytes", "Room left", [({"path": one["path"]}, one.get("free_bytes")) for one in disks])
     yield _gauge("status_section_failed", "1 for a section of the status that cannot be had", [

@@ -13,7 +13,7 @@ The document (all sections optional, all keys JSON; a part may add keys of its o
 * ``outputs``: list of output, on, colour, silenced, alarm, fault
 * ``wires``: list of wire, driver, port, state (a worker's), error, devices: list of drivers.Health
 * ``platforms``: list of platform, connected, error, rows, records
-* ``journal``: epoch, bytes, max_bytes, error
+* ``journal``: epoch, bytes, max_bytes, error, flash (today_bytes, before_bytes, budget_bytes_day: written to the card)
 * ``disk``: list of path, free_bytes, total_bytes
 * ``workers``: list of Worker.report()
 * ``errors``: section → what went wrong while asking for it
@@ -104,7 +104,9 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "lost": ("数据缺失", "lost"), "on": ("动作", "ON"), "off": ("静止", "off"), "silenced": ("已消音", "silenced"),
     "fault": ("故障", "fault"), "answered": ("应答", "answered"), "connected": ("已连接", "connected"),
     "disconnected": ("未连接", "not connected"), "backlog": ("积压", "backlog"), "records": ("条", "records"),
-    "journal": ("日志", "journal"), "free": ("剩余", "free"), "well": ("正常", "well"), "of": ("/", " of "),
+    "journal": ("日志", "journal"), "free": ("剩余", "free"),
+    "flash": ("今日写卡", "written today"), "before": ("前一日", "the day before"),
+    "flash_unknown": ("写卡量未知", "written: not known"), "well": ("正常", "well"), "of": ("/", " of "),
     "timeout": ("建议应答超时", "wants an answer timeout of"), "reads_round": ("绕开", "reads round"),
     "restarts": ("重启", "restarts"), "limit": ("限值", "limit"), "for": ("持续", "for"), "days": ("天", "d"),
     "Exercise": ("演练", "EXERCISE"), "Test": ("测试", "TEST")}
@@ -200,9 +202,18 @@ def _storage(status: Document, word: Word) -> Iterable[list[str]]:
         size = _size(journal["bytes"]) if "bytes" in journal else ""
         cap = f" / {_size(journal['max_bytes'])}" if "max_bytes" in journal else ""
         yield [word("journal") + (f" {journal['epoch']}" if journal.get("epoch") else ""), size + cap,
-               str(journal.get("error") or "")]
+               _flash(journal.get("flash", {}), word), str(journal.get("error") or "")]
     for one in status.get("disk", []):
         yield [one["path"], one["error"] if "error" in one else f"{word('free')} {_size(one['free_bytes'])}"]
+
+
+def _flash(flash: Document, word: Word) -> str:
+    """Megabytes of 10^6, as the configuration counts them."""
+    today, before, budget = (flash.get(key) for key in ("today_bytes", "before_bytes", "budget_bytes_day"))
+    if today is None:
+        return word("flash_unknown") if flash else ""
+    return (f"{word('flash')} {today / 1e6:.1f}{word('of')}{budget / 1e6:g} MB" if budget else
+            f"{word('flash')} {today / 1e6:.1f} MB") + (f", {word('before')} {before / 1e6:.1f} MB" if before else "")
 
 
 def _workers(all_of: list[Document], word: Word) -> Iterable[list[str]]:

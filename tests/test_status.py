@@ -43,7 +43,9 @@ def box(tmp_path):
             {"wire": "lan", "driver": "modbus", "state": "waiting", "error": "LinkError: refused", "devices": []}],
         "platforms": lambda: [{"platform": "county", "connected": False, "rows": 12, "records": 3400,
                                "error": "network unreachable"}],
-        "journal": lambda: {"epoch": "k3f9", "bytes": 12_900_000, "max_bytes": 1 << 30},
+        "journal": lambda: {"epoch": "k3f9", "bytes": 12_900_000, "max_bytes": 1 << 30,
+                            "flash": {"today_bytes": 31_240_000, "before_bytes": 98_760_000,
+                                      "budget_bytes_day": 1e8}},
         "disk": lambda: status.disk([tmp_path, tmp_path / "none"]),
         "workers": lambda: status.workers([worker]),
         "detector": broken})
@@ -99,7 +101,7 @@ wants an answer timeout of 140 ms · reads round 3:0-9
 platforms
   county · not connected · backlog 3400 records · network unreachable
 storage
-  journal k3f9 · 12.3 MiB / 1.0 GiB
+  journal k3f9 · 12.3 MiB / 1.0 GiB · written today 31.2 of 100 MB, the day before 98.8 MB
   /x · free 3.0 GiB
   /x · No such file or directory
 workers
@@ -125,7 +127,7 @@ def test_lines_in_chinese(box):
 平台
   county · 未连接 · 积压 3400 条 · network unreachable
 存储
-  日志 k3f9 · 12.3 MiB / 1.0 GiB
+  日志 k3f9 · 12.3 MiB / 1.0 GiB · 今日写卡 31.2/100 MB, 前一日 98.8 MB
   /x · 剩余 3.0 GiB
   /x · No such file or directory
 线程

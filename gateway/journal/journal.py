@@ -26,6 +26,7 @@ from gateway.journal.recovery import Recovered, plan, report
 from gateway.journal.rows import Part
 from gateway.journal.staging import Staging
 from gateway.journal.state import Kept
+from gateway.journal.wear import Wear
 from gateway.journal.writer import Writer
 from gateway.model import SAMPLE, Door, Event, Inventory, Lane, Samples
 
@@ -42,13 +43,16 @@ class Journal:
 
     def __init__(self, folder: Path | str, staging: Path | str, gateway: str, *, boot: str, now: Callable[[], float],
                  new_epoch: Callable[[], str], platforms: Sequence[str] = (), commit_s: float = 10.0,
-                 max_bytes: int = 1 << 30, staging_bytes: int = 16 << 20) -> None:
+                 max_bytes: int = 1 << 30, staging_bytes: int = 16 << 20,
+                 flash_bytes_day: float | None = None) -> None:
+        """`flash_bytes_day`: what may be written in a day; more is an event. None: no limit."""
         self.path = Path(folder) / FILE
         self._now, self._new_epoch = now, new_epoch
         self._max_bytes, self._bound = max_bytes, staging_bytes
         self._staging = Staging(Path(staging), min(1 << 20, max(4096, staging_bytes // 8)))
         self._disk = Disk(self.path, max_bytes, now, new_epoch)
         self._ledger = Ledger(self._staging, gateway=gateway, boot=boot, platforms=platforms, now=now)
+        self._wear = Wear(flash_bytes_day)
         self._writer = Writer(self._ledger, self._disk, commit_s=commit_s,
                               batch_bytes=shares(max_bytes).group * PAGE_BYTES // 2)
 
@@ -64,6 +68,7 @@ class Journal:
         trouble = self._attach()
         kept = self._disk.store.kept if self._disk.store is not None else Kept()
         self._writer.publish()
+        self._wear.worn = ledger.worn = kept.state.worn
         way = plan(found, kept.state, kept.streams, kept.epochs, gateway=ledger.gateway, boot=ledger.boot,
                    fresh=self._new_epoch(), trouble=trouble, at_s=at)
         with ledger.lock:
@@ -177,7 +182,24 @@ class Journal:
 
         Returns whether something was committed. Never raises for what the disk does; may take as long as the disk does.
         """
-        return self._writer.write(timeout_s)
+        try:
+            return self._writer.write(timeout_s)
+        finally:
+            self._weigh()
+
+    def _weigh(self) -> None:
+        """What that wrote, counted for the day."""
+        ledger, now = self._ledger, self._now()
+        with ledger.lock:
+            door = ledger.door
+            over = self._wear.look(now, None if door.trust == "unset" else now + door.offset_ms / 1000)
+            ledger.worn = self._wear.worn
+            if over:
+                today, limit = ledger.worn.today_bytes, self._wear.budget_bytes_day or 0
+                wrote, bears = f"{today / 1e6:.1f} MB", f"{limit / 1e6:g} MB"
+                ledger.tell("journal.worn", f"今天已向存储卡写入 {wrote}，超过每天 {bears} 的预算",
+                            f"{wrote} written to the card today, more than its {bears} a day",
+                            {"bytes": today, "budget_bytes": round(limit)})
 
     def flush(self, timeout_s: float) -> bool:
         """Commit all there is, for an orderly stop. False when the disk took too long: staging still has it."""
@@ -211,6 +233,12 @@ class Journal:
         """Whether rows of a damaged journal are still being looked for."""
         return self._ledger.committed.search is not None
 
+    def _flash(self) -> dict[str, Any]:
+        """Bytes written to the card: today, in the day before, and what it may be; None is not known."""
+        wear = self._wear
+        return {"today_bytes": wear.worn.today_bytes if wear.measured else None,
+                "before_bytes": wear.worn.before_bytes, "budget_bytes_day": wear.budget_bytes_day}
+
     def health(self) -> dict[str, Any]:
         """How the journal is doing; never touches the disk."""
         ledger = self._ledger
@@ -223,5 +251,5 @@ class Journal:
                 "backlog": {p: deliveries.backlog(p) for p in deliveries.platforms},
                 "last_commit_s": self._writer.last_commit_s, "commits": ledger.commits, "fault": self._disk.trouble(),
                 "searching": self.searching, "staging_fault": ledger.shadow.fault, "dropped_rows": intake.dropped_rows,
-                "dropped_records": intake.dropped_records,
+                "dropped_records": intake.dropped_records, "flash": self._flash(),
             }

@@ -24,6 +24,7 @@ from gateway.journal.rows import Stream
 from gateway.journal.shadow import Shadow
 from gateway.journal.staging import Staging
 from gateway.journal.store import Store
+from gateway.journal.wear import Worn
 from gateway.model import Door, Event, Inventory
 
 
@@ -49,6 +50,7 @@ class Ledger:
         self.latch: Latch | None = None
         self.undated: dict[str, tuple[int, float]] = {}
         """Clock offsets that became known and are not saved yet."""
+        self.worn = Worn()
         self.committed = Committed()
         self.commits = 0
         self._told = threading.Condition(self.lock)

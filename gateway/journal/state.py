@@ -19,6 +19,7 @@ from gateway.journal.entries import Latch
 from gateway.journal.gaps import Gap
 from gateway.journal.rows import Stream
 from gateway.journal.search import Search
+from gateway.journal.wear import Worn
 from gateway.model import LANES, Inventory
 
 
@@ -72,6 +73,8 @@ class State(Struct, frozen=True, array_like=True):
     """Known, settled, not yet told in an event."""
     confirms: tuple[str, ...] = ()
     """Platforms that have ever confirmed storage."""
+    worn: Worn = Worn()
+    """What was written to the card."""
 
 
 class Dating(Struct, frozen=True, array_like=True):

@@ -126,7 +126,7 @@ class Writer:
         door, marks = ledger.door, ledger.deliveries.take_moved()
         state = State(gateway=ledger.gateway, boot=ledger.boot, epoch=intake.epoch, latch=ledger.latch,
                       alive_utc_ms=int(now * 1000) + door.offset_ms if door.trust != "unset" else None,
-                      gaps=ledger.untold.gaps, confirms=ledger.deliveries.confirms)
+                      gaps=ledger.untold.gaps, confirms=ledger.deliveries.confirms, worn=ledger.worn)
         return Changes(state=state, cursors=list(marks), marks=marks, had=ledger.deliveries.had(), reason=intake.reason,
                        inventories=self._unknown({row.inventory for row in flight}),
                        damaged=[(epoch, lane, seq) for (epoch, lane), seq in ledger.damaged],
