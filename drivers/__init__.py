@@ -231,6 +231,10 @@ class Driver(Protocol):
         """Take an ask from any thread; the next `read` honours it, before ordinary polls, and calls `answer`."""
         ...
 
+    def finish(self) -> list[Scan]:
+        """Ask nothing more; return what answers were still on their way. Called once, when the process ends in order."""
+        ...
+
     def close(self) -> None:
         """Let go of the wire; twice is once."""
         ...

@@ -45,6 +45,8 @@ LOAN_S = 120.0
 """The longest a wire is lent at a time."""
 GRID_S = 0.25
 """Polls of a network begin on multiples of this: what arrives together is judged and kept in one go."""
+FINISH_S = 1.0
+"""How long a stop waits for answers that are still on their way."""
 DEAF_S, REOPEN_S = 30.0, 300.0
 """A serial port on which nobody has answered for so long is opened anew (an adapter may hang), and how often."""
 
@@ -261,6 +263,10 @@ class Modbus:
         log.info("wire_taken_back wire=%s", self._id)
         assert self._line is not None
         self._line.open()
+
+    def finish(self) -> list[Scan]:
+        """Return the answers that hosts still owe; on a serial line an exchange is never left half-way."""
+        return self._network.finish(self._now() + FINISH_S) if self._network is not None else []
 
     def close(self) -> None:
         """Let go of the wire; twice is once. May be opened again."""

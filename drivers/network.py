@@ -54,6 +54,7 @@ class Network:
         self._of: dict[int, Member] = {}
         self._wakes: list[tuple[float, int]] = []
         self._scans: list[Scan] = []
+        self._asks = True
 
     def open(self) -> None:
         """Begin to connect to all; of an only host the end is waited for.
@@ -63,6 +64,7 @@ class Network:
         """
         self.close()
         self._epoll, self._bell = select.epoll(), os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._asks = True
         self._epoll.register(self._bell, select.EPOLLIN)
         now = self._now()
         for member in self.members:
@@ -95,6 +97,15 @@ class Network:
             LinkError: the only host is gone, or nothing was opened.
         """
         self._serve(until_s)
+        scans, self._scans = self._scans, []
+        return scans
+
+    def finish(self, until_s: float) -> list[Scan]:
+        """Ask nothing more; return what was asked already and is answered until `until_s`."""
+        self._asks = False
+        with contextlib.suppress(LinkError):   # the only host is gone, and with it what it owed
+            while any(member.turn is not None for member in self.members) and self._now() < until_s:
+                self._serve(until_s)
         scans, self._scans = self._scans, []
         return scans
 
@@ -190,6 +201,8 @@ class Network:
 
     def _go_on(self, member: Member, now: float) -> None:
         """Ask the host what is due, or come back when something will be."""
+        if not self._asks:
+            return
         turn, urgent, wake_s = member.rounds.next(now)
         if turn is not None:
             member.turn, member.urgent, member.started_s = turn, urgent, now

@@ -161,6 +161,10 @@ class Replay:
         """Hear a Command; a recording cannot be asked, so nothing comes of it."""
         answer(refused(command, "a recording cannot be asked", "回放的记录不接受命令"))
 
+    def finish(self) -> list[Scan]:
+        """Nothing is ever on its way."""
+        return []
+
     def close(self) -> None:
         """Leave the recording; twice is once."""
         self._scans = self._next = None

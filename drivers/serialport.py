@@ -195,12 +195,13 @@ class SerialPort:
 
     def hear(self, until_s: float) -> bytes:
         """Wait for bytes; b"" when none came until then."""
-        while not (chunk := self.take()):
-            left = until_s - self._now()
+        while True:
+            left = until_s - self._now()   # before the look: a process held up in between has still looked when it was over
+            if chunk := self.take():
+                return chunk
             if left <= 0:
                 return b""
             select.select((self._fd,), (), (), left)
-        return chunk
 
     def catch(self, count: int, due_s: float) -> tuple[bytes, float]:
         """Sleep through bytes that are on their way and be there when the last comes.

@@ -142,7 +142,7 @@ class Box:
             "control": [Worker("control", self.control.step, patience_s=30.0, open=self.control.open,
                                close=self.control.close, now=now, on_fault=self._tell_fault)],
             "wire": [Worker(f"wire {wire}", partial(self._read, driver), patience_s=WIRE_PATIENCE_S, open=driver.open,
-                            close=driver.close, now=now, backoff_s=WIRE_BACKOFF_S,
+                            finish=partial(self._finish, driver), close=driver.close, now=now, backoff_s=WIRE_BACKOFF_S,
                             on_fault=partial(self._wire_fault, wire))
                      for wire, driver in self.drivers.items()]
             + [Worker("gnss", gnss.step, patience_s=WIRE_PATIENCE_S, open=gnss.open, close=gnss.close, now=now,
@@ -151,6 +151,10 @@ class Box:
 
     def _read(self, driver: drivers.Driver, timeout_s: float) -> None:
         if scans := driver.read(timeout_s):
+            self.inbox.put(scans)
+
+    def _finish(self, driver: drivers.Driver) -> None:
+        if scans := driver.finish():
             self.inbox.put(scans)
 
     def _write(self, timeout_s: float) -> None:

@@ -53,7 +53,7 @@ class Worker:
 
     `step` waits at most `timeout_s` for something to do, does it, and returns. `open` is called before the first step
     and again after a fault; `close` after every fault (also a failed `open`) and at the end, so it must bear being
-    called twice. `LinkError` means the outside is gone: close, wait (0.5 → 10 s by default), open again. Any other
+    called twice. `finish` is called once before the last `close`, when `stop` was asked of a part that is open. `LinkError` means the outside is gone: close, wait (0.5 → 10 s by default), open again. Any other
     exception is a bug: traceback in the log, then the same road.
 
     `patience_s` is how long one `open`, `step` or `close` may take at worst. Beyond it the thread is `silent`. What
@@ -69,7 +69,7 @@ class Worker:
 
     def __init__(self, name: str, step: Callable[[float], None], *, patience_s: float = 10.0, gates: bool = False,
                  replace: bool = True, open: Callable[[], None] | None = None,  # noqa: A002 (the part's own word)
-                 close: Callable[[], None] | None = None, backoff_s: tuple[float, float] = (0.5, 10.0),
+                 finish: Callable[[], None] | None = None, close: Callable[[], None] | None = None, backoff_s: tuple[float, float] = (0.5, 10.0),
                  turn_s: float = TURN_S, now: Callable[[], float] = time.monotonic,
                  on_fault: Callable[[Fault], None] = _ignore) -> None:
         self.name, self.patience_s, self.gates = name, patience_s, gates
@@ -80,7 +80,7 @@ class Worker:
         self.last_error = ""
         self.tried = threading.Event()
         """Set once the first `open` has ended, well or not: the start need not wait for this worker any longer."""
-        self._step, self._open, self._close = step, open, close
+        self._step, self._open, self._finish, self._close = step, open, finish, close
         self._replace = replace and not gates
         self._backoff_s, self._turn_s, self._now, self._on_fault = backoff_s, turn_s, now, on_fault
         self._stop = threading.Event()
@@ -227,6 +227,8 @@ class Worker:
         if life != self._life:
             log.warning("thread came back after it was given up worker=%s", self.name)
             return
+        if opened and self._finish is not None:
+            self._last(self._finish, "finish")
         self._let_go(life)
         self._state = "stopped"
         self.tried.set()
@@ -297,13 +299,17 @@ class Worker:
     def _let_go(self, life: int) -> None:
         if self._close is None or life != self._life:
             return
+        self._last(self._close, "close")
+
+    def _last(self, call: Callable[[], None], name: str) -> None:
+        """Call what may fail without consequence: the part is about to be let go."""
         self.beat()
         try:
-            self._close()
+            call()
         except LinkError as error:
-            log.info("close on a dead link worker=%s error=%s", self.name, error)
+            log.info("%s on a dead link worker=%s error=%s", name, self.name, error)
         except BaseException as error:
-            self._show_bug(error, f"close: {type(error).__name__}: {error}")
+            self._show_bug(error, f"{name}: {type(error).__name__}: {error}")
 
     def _pause(self, seconds: float, life: int) -> None:
         """Wait, beating, until the time is over, stop is asked or another thread has taken over."""

@@ -15,7 +15,7 @@ from drivers.exchange import Raw, Write, checked
 from drivers.modbus import Modbus
 from drivers.modbus_wire import Device, ModbusWire
 from drivers.power import Supply
-from drivers.tcp import TcpLine
+from drivers.tcp import CONNECT_S, TcpLine
 from drivers.template import find
 from hil.slaves import Hosts, Slave, TcpServer
 
@@ -60,7 +60,7 @@ def test_sick_hosts_cost_the_others_nothing(framing):
         driver = Modbus(wire([host.port for host in made], framing=framing),
                         {f"d{n}": {"displacement": 0.1} for n in range(HOSTS)}, LIBRARY, time.monotonic)
         driver.open()
-        got, longest = collect(driver, 3.0)
+        got, longest = collect(driver, CONNECT_S + 1.0)   # a black hole is told when its connection had its time
         assert threading.active_count() == threads
         for n in range(len(sick), HOSTS):
             mine = [s for s in got if s.device == f"d{n}"]
@@ -79,6 +79,39 @@ def test_sick_hosts_cost_the_others_nothing(framing):
             hosts.set_fault(made[n], "")
         back, _ = collect(driver, 12.0)
         assert {s.device for s in back if s.values != (None,)} == {f"d{n}" for n in range(HOSTS)}
+        driver.close()
+
+
+def test_what_was_asked_before_the_end_is_still_heard():
+    slow = Slave(find("crack-cable-bolin", LIBRARY), 1, {"displacement": 7.0}, name="d0", turnaround_s=0.1)
+    log = []
+    with TcpServer([slow], log=log) as server, TcpServer([crack(1)]) as other:
+        driver = Modbus(wire([server.port, other.port], answer_timeout_ms=800),
+                        {f"d{n}": {"displacement": 0.05} for n in range(2)}, LIBRARY, time.monotonic)
+        driver.open()
+        while not any(s.device == "d1" for s in driver.read(0.01)):
+            pass   # the quick one has answered; the slow one has been asked and has not
+        asked = len(log)
+        last = driver.finish()
+        assert [s.values for s in last if s.device == "d0"] == [(7.0,)]
+        assert len(log) == asked + 1
+        assert driver.finish() == []   # and nothing new was asked
+        driver.close()
+        driver.open()
+        while not driver.read(1.0):
+            pass   # opened again, it asks again
+        driver.close()
+
+
+def test_an_only_host_that_breaks_owes_nothing_more():
+    with Hosts() as hosts:
+        host = hosts.add([crack(0)])
+        driver = Modbus(wire([host.port]), {"d0": {"displacement": 0.05}}, LIBRARY, time.monotonic)
+        driver.open()
+        while not driver.read(1.0):
+            pass
+        hosts.set_fault(host, "closes")
+        assert driver.finish() == []
         driver.close()
 
 

@@ -97,6 +97,16 @@ def test_opens_steps_and_closes_once(part, make):
     assert part.faults == []
 
 
+def test_what_is_under_way_is_finished_at_a_stop_and_not_after_a_fault(part, make):
+    part.on_step = fail_times(1, LinkError("gone"))
+    worker = make(finish=lambda: part.calls.append("finish"))
+    worker.start()
+    until(lambda: part.steps >= 3)
+    worker.stop()
+    assert worker.join(2.0)
+    assert part.calls == ["open", "close", "open", "finish", "close"]
+
+
 def test_a_worker_that_never_started_is_joined_at_once(make):
     worker = make()
     worker.stop()
