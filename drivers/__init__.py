@@ -232,7 +232,7 @@ class Driver(Protocol):
         ...
 
     def finish(self) -> list[Scan]:
-        """Ask nothing more; return what answers were still on their way. Called once, when the process ends in order."""
+        """Ask nothing more; return what answers were still on their way. Called when the process ends in order."""
         ...
 
     def close(self) -> None:

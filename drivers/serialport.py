@@ -196,7 +196,7 @@ class SerialPort:
     def hear(self, until_s: float) -> bytes:
         """Wait for bytes; b"" when none came until then."""
         while True:
-            left = until_s - self._now()   # before the look: a process held up in between has still looked when it was over
+            left = until_s - self._now()   # before the look: whoever was held up in between has still looked at the end
             if chunk := self.take():
                 return chunk
             if left <= 0:

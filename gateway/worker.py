@@ -53,8 +53,9 @@ class Worker:
 
     `step` waits at most `timeout_s` for something to do, does it, and returns. `open` is called before the first step
     and again after a fault; `close` after every fault (also a failed `open`) and at the end, so it must bear being
-    called twice. `finish` is called once before the last `close`, when `stop` was asked of a part that is open. `LinkError` means the outside is gone: close, wait (0.5 → 10 s by default), open again. Any other
-    exception is a bug: traceback in the log, then the same road.
+    called twice. `finish` is called once before the last `close`, when `stop` was asked of a part that is open.
+    `LinkError` means the outside is gone: close, wait (0.5 → 10 s by default), open again. Any other exception is a
+    bug: traceback in the log, then the same road.
 
     `patience_s` is how long one `open`, `step` or `close` may take at worst. Beyond it the thread is `silent`. What
     follows depends on what it holds:
@@ -69,9 +70,9 @@ class Worker:
 
     def __init__(self, name: str, step: Callable[[float], None], *, patience_s: float = 10.0, gates: bool = False,
                  replace: bool = True, open: Callable[[], None] | None = None,  # noqa: A002 (the part's own word)
-                 finish: Callable[[], None] | None = None, close: Callable[[], None] | None = None, backoff_s: tuple[float, float] = (0.5, 10.0),
-                 turn_s: float = TURN_S, now: Callable[[], float] = time.monotonic,
-                 on_fault: Callable[[Fault], None] = _ignore) -> None:
+                 finish: Callable[[], None] | None = None, close: Callable[[], None] | None = None,
+                 backoff_s: tuple[float, float] = (0.5, 10.0), turn_s: float = TURN_S,
+                 now: Callable[[], float] = time.monotonic, on_fault: Callable[[Fault], None] = _ignore) -> None:
         self.name, self.patience_s, self.gates = name, patience_s, gates
         self.restarts = 0
         """Times the step was taken up again after a fault."""

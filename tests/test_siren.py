@@ -29,8 +29,9 @@ pytestmark = pytest.mark.timing
 
 PROMISE_MS = 50.0
 UNITS, REGISTERS = 20, 50
-STALL_S = 120.0
-CROSSINGS = 1000 if os.environ.get("MINGLUO_SOAK") else 100
+SOAK = bool(os.environ.get("MINGLUO_SOAK"))
+STALL_S = 120.0 if SOAK else 40.0
+CROSSINGS = 1000 if SOAK else 100
 FRESH_S = 4.0
 """A newest reading this young means that all before it have been sent; the exact audit comes after the stop."""
 QUIET_MM, OVER_MM = 5.0, RED_MM + 6
