@@ -9,8 +9,8 @@ demo:
 	@.venv/bin/mingluo demo $(ARGS)
 
 test: check
-	@$(RUN) -m pytest -q -n 3 --dist worksteal -m "not timing"
-	@$(RUN) -m pytest -q -n 2 -m timing
+	@$(RUN) -m pytest -q -n 5 --dist worksteal -m "not timing"
+	@$(RUN) -m pytest -q -n 3 -m timing
 
 check:
 	@$(PYTHON) .ci/environment.py system
