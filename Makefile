@@ -9,7 +9,7 @@ demo:
 	@.venv/bin/mingluo demo $(ARGS)
 
 test: check
-	@$(RUN) -m pytest -q -n 5 --dist worksteal -m "not timing"
+	@$(RUN) -m pytest -q -n 4 --dist worksteal -m "not timing"
 	@$(RUN) -m pytest -q -n 3 -m timing
 
 check:
