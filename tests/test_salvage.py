@@ -3,12 +3,14 @@
 import os
 import random
 import shutil
+import sqlite3
 import time
+from contextlib import suppress
 
 import msgspec
 import pytest
 
-from gateway.journal.archive import Archive
+from gateway.journal.archive import Archive, Unusable
 from gateway.journal.gaps import Gap
 from gateway.journal.records import COLUMNS, INSERT, Stored, lane_seq, record_of, row_of
 from gateway.journal.rows import decode
@@ -106,6 +108,23 @@ def test_random_flips_never_yield_a_wrong_row(tmp_path):
         assert all(s == stored(s.row.seq) for s in got)
         told = {s for g in gaps for s in range(g.first, g.last + 1)}
         assert told <= set(range(1, 61)) - {s.row.seq for s in got}
+        new.close()
+
+
+def test_names_of_the_schema_that_are_no_text_any_more_are_damage_like_any_other(tmp_path):
+    good = wreck(tmp_path, 60)
+    raw = good.read_bytes()
+    at = raw.index(b"CREATE TABLE rows")
+    for n, place in enumerate(range(at - 16, at + 40)):
+        path = tmp_path / f"w{n}" / "journal.sqlite"
+        path.parent.mkdir()
+        path.write_bytes(raw[:place] + bytes([raw[place] ^ 0x80]) + raw[place + 1:])
+        with suppress(sqlite3.DatabaseError):   # a start takes it for damage, or does not need those bytes
+            Store(path, 64 << 20).close()
+        with suppress(Unusable), Archive(path) as archive:
+            list(archive.rows(0, 1 << 62))
+        new = Store(tmp_path / f"n{n}" / "journal.sqlite", 64 << 20)
+        assert search(path, new)[0] == len(held(new)) == 60
         new.close()
 
 

@@ -17,6 +17,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from gateway.journal import migrations
+from gateway.journal.connection import look_into
 from gateway.journal.records import COLUMNS, LAST_SEQ, Stored, key_of, lane_seq, row_of
 from gateway.journal.rows import Stream
 from gateway.journal.state import DamagedError, Kept
@@ -197,8 +198,7 @@ def told(path: Path) -> Iterator[None]:
 def _connect(path: Path) -> sqlite3.Connection:
     """Open for reading. Without a log beside it nobody has it open, and nothing needs to be made beside it either."""
     mode = "mode=ro" if family(path)[1].exists() else "mode=ro&immutable=1"
-    connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?{mode}", uri=True, timeout=1.0,
-                                 isolation_level=None, check_same_thread=False)
+    connection = look_into(f"file:{quote(str(path.absolute()))}?{mode}", uri=True, timeout=1.0, check_same_thread=False)
     connection.execute("PRAGMA query_only = ON")
     connection.execute("PRAGMA cache_size = -1024")
     return connection

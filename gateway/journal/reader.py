@@ -15,6 +15,7 @@ from typing import Any
 from msgspec import Struct
 
 from gateway.journal.committed import Committed
+from gateway.journal.connection import look_into
 from gateway.journal.cursors import Spans
 from gateway.journal.deliveries import Receipt
 from gateway.journal.disk import Disk, Suspect
@@ -143,7 +144,7 @@ class Reader:
                 path = self._disk.path
                 if not path.exists():
                     return None
-                self._connection = sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False)
+                self._connection = look_into(path, timeout=1.0, check_same_thread=False)
                 self._connection.execute("PRAGMA query_only = ON")
                 self._connection.execute("PRAGMA cache_size = -256")
                 self._generation = generation

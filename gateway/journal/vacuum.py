@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from gateway.journal.archive import Archive, Unusable, told
 from gateway.journal.claim import claim
+from gateway.journal.connection import look_into
 from gateway.journal.store import family
 
 _SLACK_BYTES = 1 << 20
@@ -75,7 +76,7 @@ def vacuum(path: Path, free: Callable[[Path], int] = free_bytes) -> Vacuumed:
 
 
 def _copy(path: Path, new: Path) -> None:
-    with closing(sqlite3.connect(path, timeout=1.0, isolation_level=None)) as old:
+    with closing(look_into(path, timeout=1.0)) as old:
         rows = old.execute("SELECT count(*), total(length(body)) FROM rows").fetchone()
         old.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         old.execute("VACUUM INTO ?", (str(new),))

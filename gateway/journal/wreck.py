@@ -15,12 +15,14 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+from gateway.journal.connection import look_into
 from gateway.journal.records import COLUMNS, LAST_SEQ, PAGE_BYTES, Record, Stored, lane_seq, row_of
 from gateway.journal.state import DamagedError, Kept
 from gateway.journal.store import Store
 
 log = logging.getLogger(__name__)
 
+_FIRST = "SELECT rowid IS id, {columns} FROM rows LIMIT 1"
 _ONE = "SELECT {columns} FROM rows WHERE id = ?"
 _UP = "SELECT {columns} FROM rows WHERE id > ? AND id < ? ORDER BY id LIMIT ?"
 _DOWN = "SELECT {columns} FROM rows WHERE id > ? AND id < ? ORDER BY id DESC LIMIT ?"
@@ -46,7 +48,7 @@ class Wreck:
             except (OSError, sqlite3.Error) as error:
                 log.warning("journal salvage path=%s first_page=not_replaced error=%s", path, error)
         with suppress(sqlite3.Error):
-            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            connection = look_into(path, check_same_thread=False)
             connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
             self._connection = connection
             with suppress(sqlite3.Error):
@@ -144,13 +146,17 @@ def _columns(connection: sqlite3.Connection) -> str:
 
 
 def _readable(path: Path) -> bool:
+    """Whether tables and columns are called what they should be, and the key of a row is its key."""
     try:
-        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-            connection.execute("SELECT id FROM rows ORDER BY id LIMIT 1").fetchone()
-            connection.execute("SELECT key FROM state LIMIT 1").fetchone()
+        with closing(look_into(path)) as connection:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            columns = _columns(connection) if version == 1 else COLUMNS
+            first = connection.execute(_FIRST.format(columns=columns)).fetchone()
+            connection.execute("SELECT key, value FROM state LIMIT 1").fetchone()
+            connection.execute("SELECT n, body FROM inventories LIMIT 1").fetchone()
     except sqlite3.Error:
         return False
-    return True
+    return first is None or bool(first[0])
 
 
 def _lend_first_page(path: Path) -> None:
