@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gateway.journal.archive import Archive
 from gateway.journal.journal import Journal
 from gateway.journal.rows import decode, decode_events
 from gateway.model import SAMPLE, Door, Event, Inventory, InventoryPoint
@@ -37,11 +38,12 @@ class Box:
     def __init__(self, folder: Path, **options):
         self.folder = folder
         self.clock = 1000.0
+        self.gateway = "gw"
         self.options = {"commit_s": 10.0, "platforms": ("county",), **options}
         self.start()
 
     def start(self, boot="boot"):
-        self.journal = Journal(self.folder / "state", self.folder / "run", "gw", boot=boot, now=lambda: self.clock,
+        self.journal = Journal(self.folder / "state", self.folder / "run", self.gateway, boot=boot, now=lambda: self.clock,
                                new_epoch=lambda: secrets.token_hex(4), **self.options)
         self.found = self.journal.open()
         self.n = self.journal.adopt(POINTS)
@@ -257,6 +259,43 @@ def test_after_a_reboot_numbers_that_were_handed_out_are_not_handed_out_again(bo
     assert [(r.epoch, r.seq) for r in box.rows()] == [(epoch, 1), (box.found.epoch, 1)]
     streams = {(e["epoch"], e["closed"]): e["next_seq"] for e in box.journal.epochs() if e["lane"] == "data"}
     assert streams == {(epoch, True): 2, (box.found.epoch, False): 2}
+
+
+def test_a_box_that_is_renamed_while_it_runs_tells_its_own_readings_under_its_new_name(box):
+    box.record(1)
+    box.flush()
+    box.record(2, latch=b"red")
+    box.die()
+    box.gateway = "gw-right"
+    box.start()
+    assert box.found.reason == "renamed"
+    box.record(3)
+    box.flush()
+    assert box.values() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_the_card_of_another_gateway_tells_nothing_here_and_is_kept(box, staged):
+    box.record(1, latch=b"red")
+    box.flush()
+    box.record(2)
+    box.die()
+    if not staged:
+        shutil.rmtree(box.folder / "run")
+    box.gateway = "gw-elsewhere"
+    box.start("boot elsewhere")
+    assert (box.found.reason, box.found.latch) == ("foreign", None)
+    assert "复制" in box.found.events[0].text_zh
+    box.record(3)
+    box.flush()
+    assert box.values() == [3]
+    assert [e["epoch"] for e in box.journal.epochs() if e["lane"] == "data"] == [box.found.epoch]
+    (aside,) = (box.folder / "state").glob("journal.sqlite.foreign-*")
+    with Archive(aside) as archive:
+        (page,) = archive.rows(0, 1 << 62)
+        assert [v for _, s in page if s.row.lane == "data" for v in decode(s.row.body)["value"].tolist()] == [1]
+    box.restart("boot elsewhere")
+    assert (box.found.reason, box.values()) == ("", [3])
 
 
 @pytest.mark.parametrize("what", ["journal_missing", "journal_differs", "staging_missing"])

@@ -24,7 +24,7 @@ from gateway.journal.gaps import Gap
 from gateway.journal.quota import Had
 from gateway.journal.records import Record, in_order
 from gateway.journal.salvage import Salvage, inherited
-from gateway.journal.state import Kept
+from gateway.journal.state import Kept, State
 from gateway.journal.store import NewerError, Store, family, is_damage, move_aside
 from gateway.journal.transaction import Changes
 
@@ -83,10 +83,10 @@ class Disk:
         self._step = Step()
         self._folder_fd = -1
 
-    def attach(self) -> str:
-        """Open the file; a damaged one is moved aside, to be searched.
+    def attach(self, ours: Callable[[State], bool] = lambda _: True) -> str:
+        """Open the file; a damaged one is moved aside, to be searched, and one that is not `ours` is kept aside.
 
-        Returns "damaged", "newer" or "".
+        Returns "damaged", "newer", "foreign" or "".
 
         Raises:
             BlockingIOError: another process has the folder.
@@ -98,11 +98,13 @@ class Disk:
         word = ""
         try:
             self.store = Store(self.path, self._max_bytes)
+            if not ours(state := self.store.kept.state):
+                self.store.close()
+                self._put_aside("foreign", f"it is the journal of gateway {state.gateway}")
+                word = "foreign"
         except NewerError as error:
-            aside = move_aside(self.path, f"newer-{self._word()}")
-            log.error("journal of a newer program path=%s error=%s action=begin a new one aside=%s", self.path, error,
-                      aside)
-            self.store, word = Store(self.path, self._max_bytes), "newer"
+            self._put_aside("newer", error)
+            word = "newer"
         except sqlite3.Error as error:
             if not is_damage(error):
                 raise
@@ -111,6 +113,11 @@ class Disk:
         self.generation += 1
         self._resume()
         return word
+
+    def _put_aside(self, word: str, error: Exception | str) -> None:
+        aside = move_aside(self.path, f"{word}-{self._word()}")
+        log.error("journal kept aside path=%s error=%s action=begin a new one aside=%s", self.path, error, aside)
+        self.store = Store(self.path, self._max_bytes)
 
     def _condemn(self, error: Exception | str) -> None:
         """Move the file aside and begin a new one, with the small state of the old."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ from gateway.journal.ledger import Ledger
 from gateway.journal.quota import shares
 from gateway.journal.reader import Reader
 from gateway.journal.records import PAGE_BYTES
-from gateway.journal.recovery import Recovered, plan, report
+from gateway.journal.recovery import Recovered, ours, plan, report
 from gateway.journal.rows import Part
 from gateway.journal.staging import Staging
-from gateway.journal.state import Kept
+from gateway.journal.state import Kept, State
 from gateway.journal.wear import Wear
 from gateway.journal.writer import Writer
 from gateway.model import SAMPLE, Door, Event, Inventory, Lane, Samples
@@ -65,7 +66,7 @@ class Journal:
         ledger = self._ledger
         found = ledger.shadow.read()
         at = self._now()
-        trouble = self._attach()
+        trouble = self._attach(partial(ours, found, gateway=ledger.gateway, boot=ledger.boot))
         kept = self._disk.store.kept if self._disk.store is not None else Kept()
         self._writer.publish()
         self._wear.worn = ledger.worn = kept.state.worn
@@ -84,9 +85,9 @@ class Journal:
                 ledger.deliveries.write_off(gap)
             return report(way, found, kept.state, kept.streams, lost, boot=ledger.boot, at_s=at)
 
-    def _attach(self) -> str:
+    def _attach(self, ours: Callable[[State], bool]) -> str:
         try:
-            return self._disk.attach()
+            return self._disk.attach(ours)
         except BlockingIOError:
             raise
         except (sqlite3.Error, OSError) as error:

@@ -35,6 +35,8 @@ REASONS = {
     "unreachable": ("日志库无法打开，暂存于内存，开始新的编号",
                     "the journal cannot be opened; kept in memory: new numbering"),
     "renamed": ("网关编号已更改，开始新的编号", "the gateway has another id: new numbering"),
+    "foreign": ("日志库属于另一个网关（设备改名或存储卡复制而来），已移开保存，开始新的编号",
+                "the journal is another gateway's (a renamed box, or a copied card) and is kept aside: new numbering"),
 }
 
 
@@ -92,6 +94,17 @@ def report(way: Plan, found: Found, state: State, extents: Mapping[Stream, Exten
         events=tuple(events))
 
 
+def ours(found: Found, state: State, *, gateway: str, boot: str) -> bool:
+    """Whether what the journal has not told yet was read by this box.
+
+    Another name is a new name for it only when /run proves it: the journal was in use since this boot. A card that
+    comes from elsewhere, or was copied, would tell its readings as those of this box's sensors.
+    """
+    head = found.head
+    return state.commit == 0 or state.gateway == gateway or (
+        head is not None and head.gateway == state.gateway and head.boot == boot == state.boot)
+
+
 def proven(found: Found, state: State, epochs: Mapping[str, Epoch], gateway: str, boot: str) -> bool:
     """Whether this journal is the very one the staging folder belongs to."""
     head = found.head
@@ -133,7 +146,7 @@ def plan(found: Found, state: State, extents: Mapping[Stream, Extent], epochs: M
         stream: Stream = (first.epoch, first.lane)
         seq, total = ahead.get(stream, (1, 0))
         whole = first.part == 0 and (same or parts[-1].part == len(parts) - 1)
-        if first.seq < seq or not whole:
+        if first.seq < seq or not whole or trouble == "foreign":
             done.append(identity)
             continue
         if first.seq > seq and trouble != "damaged":   # else the search will tell
