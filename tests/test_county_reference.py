@@ -257,7 +257,8 @@ def test_postgres_keeps_the_same(broker, tmp_path):
         until(lambda: db.run("SELECT min(t) > 4000000 FROM readings") == [(True,)])
         assert db.run("SELECT count(*), count(DISTINCT value) FROM readings") == [(300, 300)]
         up.record(events=[Event(id="g", kind="journal.gap", t_ms=1, why={
-            "epoch": "old", "lane": "data", "from": 1, "to": 3, "count": 21, "reason": "damaged", "platforms": ["county"]})])
+            "epoch": "old", "lane": "data", "from": 1, "to": 3, "count": 21, "reason": "damaged",
+            "platforms": ["county"]})])
 
         def reckoned_here():
             now = time.time_ns() // 1_000_000

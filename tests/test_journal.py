@@ -43,8 +43,8 @@ class Box:
         self.start()
 
     def start(self, boot="boot"):
-        self.journal = Journal(self.folder / "state", self.folder / "run", self.gateway, boot=boot, now=lambda: self.clock,
-                               new_epoch=lambda: secrets.token_hex(4), **self.options)
+        self.journal = Journal(self.folder / "state", self.folder / "run", self.gateway, boot=boot,
+                               now=lambda: self.clock, new_epoch=lambda: secrets.token_hex(4), **self.options)
         self.found = self.journal.open()
         self.n = self.journal.adopt(POINTS)
         self.reader = self.journal.reader("county")
