@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from gateway.journal.cursors import Cursor, Delivery, Saved, Spans, joined, minus, within
-from gateway.journal.gaps import Gap
+from gateway.journal.gaps import LESS, Gap
 from gateway.journal.rows import Stream
 from gateway.journal.state import Extent
 
@@ -181,7 +181,9 @@ class Deliveries:
             p for p in gap.platforms or self.platforms if self._of(p, stream).sent.lacking(gap.first, gap.last)))
 
     def write_off(self, gap: Gap) -> None:
-        """Nobody waits for these rows any more."""
+        """Nobody waits for these rows any more, unless they still come with fewer readings."""
+        if gap.reason in LESS:
+            return
         self._gone.setdefault((gap.epoch, gap.lane), Cursor()).add(gap.first, gap.last)
         for platform in self.platforms:
             self._of(platform, (gap.epoch, gap.lane)).add(gap.first, gap.last)
