@@ -1,9 +1,8 @@
 """Whether a journal is whole.
 
 Owns: the faults that `mingluo journal verify` looks for. Promises: every row is read, its checksum reckoned, its body
-decoded; a fault says where it is and what to do; what was told as a gap, or sent to every
-platform, is no fault. Never: changes the file, holds a
-running gateway up for more than a second.
+decoded; a fault says where it is and what to do; what was told as a gap, or sent to every platform, is no fault. Never:
+changes the file, holds a running gateway up for more than a second.
 """
 
 from __future__ import annotations
@@ -142,7 +141,7 @@ class _Verify:
             for event in records:
                 if event.kind == "journal.gap":
                     self._gap(event.why)
-        if adjacent and before is not None and stored.total - max(row.count, row.of) != before:
+        if adjacent and before is not None and stored.total - (row.of or row.count) != before:
             self._fault(where, f"running count {stored.total} does not follow {before} of the row before",
                         f"累计数 {stored.total} 与前一行的 {before} 不衔接")
         return stored.total
