@@ -189,17 +189,6 @@ class Deliveries:
             self._of(platform, (gap.epoch, gap.lane)).add(gap.first, gap.last)
             self.moved.add((platform, (gap.epoch, gap.lane)))
 
-    def trimmed(self) -> list[Gap]:
-        """Unsettled rows below the oldest one: trimmed in the very last group, whose gap had no time to be written."""
-        lost: dict[Stream, tuple[int, tuple[str, ...]]] = {}
-        for (platform, stream), delivery in self._deliveries.items():
-            extent, sent = self._streams.get(stream), delivery.sent
-            if extent is not None and platform in self.platforms and sent.lacking(1, extent.oldest - 1):
-                first, who = lost.get(stream, (sent.low + 1, ()))
-                lost[stream] = (min(sent.low + 1, first), (*who, platform))
-        return [Gap(stream[0], stream[1], first, self._streams[stream].oldest - 1, None, "quota", who)
-                for stream, (first, who) in lost.items()]
-
     def take_moved(self) -> dict[tuple[str, Stream], Saved]:
         """What is to be saved. A delivery whose epoch was forgotten meanwhile is not."""
         moved, self.moved = self.moved, set()
