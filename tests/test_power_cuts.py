@@ -295,17 +295,16 @@ class World:
         found = self.found
         found["cuts"] += 1
         try:
-            archive = Archive(path).whole()
+            with Archive(path) as archive:
+                faults, kept = verify(archive, live=False).faults, archive.whole().kept
+                held = {(s.row.epoch, s.row.lane, s.row.seq): s.row
+                        for page in archive.rows(0, (1 << 63) - 1) for _, s in page if s is not None}
         except Unusable:
             found["lost" if self.told else "unborn"] += 1   # a file that was never whole: nothing was told yet
             return
-        with archive:
-            for fault in verify(archive, live=False).faults:
-                print(fault)
-                found["faults"] += 1
-            kept = archive.kept
-            held = {(s.row.epoch, s.row.lane, s.row.seq): s.row
-                    for page in archive.rows(0, (1 << 63) - 1) for _, s in page if s is not None}
+        for fault in faults:
+            print(fault)
+        found["faults"] += len(faults)
         found["rows"] += len(held)
         found["silent"] += int(kept.state.latch.state if kept.state.latch else 0) < self.latch
         found["wrong"] += sum(not self.same(self.told[i], row) for i, row in held.items() if i in self.told)
