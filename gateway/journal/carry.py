@@ -19,7 +19,7 @@ from gateway.journal.gaps import Gap
 from gateway.journal.quota import Had, Shares, pages_of
 from gateway.journal.records import INSERT, Stored, key_of, lane_seq, record_of
 from gateway.journal.rows import Stream
-from gateway.journal.state import SEARCH, Epoch, Extent, Kept, epoch_key, extent_key, pack
+from gateway.journal.state import SEARCH, STATE, Epoch, Extent, Kept, epoch_key, extent_key, pack
 from gateway.journal.transaction import PUT
 from gateway.journal.trim import Trim
 from gateway.model import Lane
@@ -72,12 +72,14 @@ class Carry:
         for stream in self.trim.touched:
             self._run(PUT, (extent_key(stream), pack(extent_key(stream), kept.streams[stream])))
         self.gaps += self.trim.gaps
-        if self.taken < len(step.rows) or kept.search is None:
-            return
-        self.gaps += [gap for hole in step.holes for gap in self._missing(hole)]
-        if step.finished or step.done:
-            kept.search = None if step.done else kept.search.without(step.finished)
-            self._run(PUT, (SEARCH, pack(SEARCH, kept.search)))
+        if self.taken == len(step.rows) and kept.search is not None:
+            self.gaps += [gap for hole in step.holes for gap in self._missing(hole)]
+            if step.finished or step.done:
+                kept.search = None if step.done else kept.search.without(step.finished)
+                self._run(PUT, (SEARCH, pack(SEARCH, kept.search)))
+        if self.gaps:   # as in a group: what is given up is known from here on, whatever happens before it is told
+            kept.state = msgspec.structs.replace(kept.state, gaps=(*kept.state.gaps, *self.gaps))
+            self._run(PUT, (STATE, pack(STATE, kept.state)))
 
     def _rows(self, rows: Sequence[Stored]) -> None:
         coming: dict[Lane, int] = {}

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from gateway.journal.cursors import Cursor, Delivery, Saved, Spans, joined, minus, within
-from gateway.journal.gaps import Gap
+from gateway.journal.gaps import LESS, Gap
 from gateway.journal.rows import Stream
 from gateway.journal.state import Extent
 
@@ -181,22 +181,13 @@ class Deliveries:
             p for p in gap.platforms or self.platforms if self._of(p, stream).sent.lacking(gap.first, gap.last)))
 
     def write_off(self, gap: Gap) -> None:
-        """Nobody waits for these rows any more."""
+        """Nobody waits for these rows any more, unless they still come with fewer readings."""
+        if gap.reason in LESS:
+            return
         self._gone.setdefault((gap.epoch, gap.lane), Cursor()).add(gap.first, gap.last)
         for platform in self.platforms:
             self._of(platform, (gap.epoch, gap.lane)).add(gap.first, gap.last)
             self.moved.add((platform, (gap.epoch, gap.lane)))
-
-    def trimmed(self) -> list[Gap]:
-        """Unsettled rows below the oldest one: trimmed in the very last group, whose gap had no time to be written."""
-        lost: dict[Stream, tuple[int, tuple[str, ...]]] = {}
-        for (platform, stream), delivery in self._deliveries.items():
-            extent, sent = self._streams.get(stream), delivery.sent
-            if extent is not None and platform in self.platforms and sent.lacking(1, extent.oldest - 1):
-                first, who = lost.get(stream, (sent.low + 1, ()))
-                lost[stream] = (min(sent.low + 1, first), (*who, platform))
-        return [Gap(stream[0], stream[1], first, self._streams[stream].oldest - 1, None, "quota", who)
-                for stream, (first, who) in lost.items()]
 
     def take_moved(self) -> dict[tuple[str, Stream], Saved]:
         """What is to be saved. A delivery whose epoch was forgotten meanwhile is not."""

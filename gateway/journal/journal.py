@@ -79,8 +79,8 @@ class Journal:
             self._begin_segment()
             for identity in way.done:
                 ledger.shadow.release(identity)
-            untold = ledger.deliveries.trimmed()
-            lost = [*kept.state.gaps, *untold, *(ledger.deliveries.addressed(gap) for gap in way.gaps)]
+            lost = [*(gap if gap.platforms else ledger.deliveries.addressed(gap) for gap in kept.state.gaps),
+                    *(ledger.deliveries.addressed(gap) for gap in way.gaps)]
             for gap in lost:
                 ledger.deliveries.write_off(gap)
             return report(way, found, kept.state, kept.streams, lost, boot=ledger.boot, at_s=at)

@@ -17,7 +17,7 @@ from gateway.journal.committed import Committed
 from gateway.journal.cursors import Spans, joined, minus
 from gateway.journal.deliveries import Deliveries, Receipt
 from gateway.journal.entries import FORMAT, Group, Head, Latch
-from gateway.journal.gaps import LESS, Gap, Untold
+from gateway.journal.gaps import Gap, Untold
 from gateway.journal.intake import Intake
 from gateway.journal.inventories import Inventories
 from gateway.journal.rows import Stream
@@ -82,8 +82,7 @@ class Ledger:
             addressed = self.deliveries.addressed(gap)
             if addressed.platforms or not self.deliveries.platforms:
                 self.untold.add(addressed, self.now())
-            if gap.reason not in LESS:
-                self.deliveries.write_off(gap)
+            self.deliveries.write_off(gap)
 
     def tell(self, kind: str, zh: str, en: str, why: dict[str, Any]) -> None:
         """With the lock: record an event about the journal itself."""

@@ -28,7 +28,7 @@ from gateway.model import LANES, Inventory, Lane, Row
 log = logging.getLogger(__name__)
 
 _SPAN = f"SELECT {COLUMNS} FROM rows WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"  # noqa: S608
-_TOTAL = "SELECT id, total, max(count, was) FROM rows WHERE id = ?"
+_TOTAL = "SELECT id, total, coalesce(nullif(was, 0), count) FROM rows WHERE id = ?"
 _FETCH = 32
 
 

@@ -91,6 +91,7 @@ class Store:
         self.connection = sqlite3.connect(path, timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
         try:
             self._prepare()
+            self._sync_log()
             self._load()
         except (AttributeError, ValueError, KeyError) as error:
             self.connection.close()
@@ -133,11 +134,13 @@ class Store:
 
     def _sync_folder(self) -> None:
         # A new file is only as durable as its directory entry.
-        fd = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        _sync(self.path.parent)
+
+    def _sync_log(self) -> None:
+        # What a killed process had written and not synced reads as committed: nobody may be told of it before it is.
+        log = family(self.path)[1]
+        if log.exists():
+            _sync(log)
 
     def _load(self) -> None:
         for key, value in self.connection.execute("SELECT key, value FROM state").fetchall():
@@ -290,6 +293,14 @@ class Store:
     def close(self) -> None:
         """Close the connection; checkpoints when it is the last one."""
         self.connection.close()
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def family(path: Path) -> tuple[Path, Path, Path]:

@@ -52,7 +52,7 @@ class Changes(Struct):
     """One commit group."""
 
     state: State
-    """Its commit number is filled in."""
+    """Its commit number is filled in, and the gaps that making room for this group leaves are added."""
     rows: list[Stored] = []
     """Alarms, then events, then data."""
     had: Had | None = None
@@ -112,7 +112,9 @@ class Transaction:
         self._date(changes.boots)
         self._forget_epochs()
         self._forget_inventories()
-        kept.state = msgspec.structs.replace(changes.state, commit=kept.state.commit + 1)
+        # What was given up is told after the group; a cut in between must not keep it from being told.
+        kept.state = msgspec.structs.replace(changes.state, commit=kept.state.commit + 1,
+                                             gaps=(*changes.state.gaps, *self.trim.gaps))
         self._put(STATE, kept.state)
 
     def _with_room(self, rows: Sequence[Stored]) -> Sequence[Stored]:

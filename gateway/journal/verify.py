@@ -1,8 +1,8 @@
 """Whether a journal is whole.
 
 Owns: the faults that `mingluo journal verify` looks for. Promises: every row is read, its checksum reckoned, its body
-decoded; a fault says where it is and what to do; what was told as a gap is no fault. Never: changes the file, holds a
-running gateway up for more than a second.
+decoded; a fault says where it is and what to do; what was told as a gap, or sent to every platform, is no fault. Never:
+changes the file, holds a running gateway up for more than a second.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from msgspec import Struct
 
 from gateway.journal.archive import Archive, Unusable, name_of
-from gateway.journal.cursors import Cursor
+from gateway.journal.cursors import Cursor, Spans, minus
 from gateway.journal.records import Stored, lane_seq
 from gateway.journal.rows import Stream, decode, decode_events
 from gateway.journal.state import Extent
@@ -141,7 +141,7 @@ class _Verify:
             for event in records:
                 if event.kind == "journal.gap":
                     self._gap(event.why)
-        if adjacent and before is not None and stored.total - max(row.count, row.of) != before:
+        if adjacent and before is not None and stored.total - (row.of or row.count) != before:
             self._fault(where, f"running count {stored.total} does not follow {before} of the row before",
                         f"累计数 {stored.total} 与前一行的 {before} 不衔接")
         return stored.total
@@ -181,13 +181,26 @@ class _Verify:
     def holes(self) -> None:
         """Numbers without a row: told as a gap, or a fault."""
         for stream, first, last in self._missing:
-            told_of = self._told.get(stream, Cursor())
-            for a, b in told_of.missing(first, last):
+            told_of, had = self._told.get(stream, Cursor()), self._had(stream, first, last)
+            for a, b in minus(told_of.missing(first, last), had):
                 self._fault(f"{stream[0]} {stream[1]} {a}-{b}", "not in the file, and no gap was told",
                             "文件中缺失，且没有缺口报告")
+            for a, b in minus(had, told_of.spans()):
+                self.notes.append(Fault(where=f"{stream[0]} {stream[1]} {a}-{b}", text_zh="文件中缺失，但各平台都已收到",
+                                        text_en="missing, and every platform was sent it"))
             for a, b in told_of.within(first, last):
                 self.notes.append(Fault(where=f"{stream[0]} {stream[1]} {a}-{b}", text_en="missing, and told as a gap",
                                         text_zh="缺失，已作为缺口报告"))
+
+    def _had(self, stream: Stream, first: int, last: int) -> Spans:
+        """What of first…last every platform was sent: such rows go to make room, wherever they lie."""
+        cursors = self.archive.kept.cursors
+        platforms = {platform for platform, _ in cursors}
+        spans = [(first, last)] if platforms else []
+        for platform in platforms:
+            sent = d.sent if (d := cursors.get((platform, stream))) is not None else Cursor()
+            spans = [part for a, b in spans for part in sent.within(a, b)]
+        return spans
 
     def _fault(self, where: str, en: str, zh: str) -> None:
         self.faults.append(Fault(where=where, text_en=en, text_zh=zh))

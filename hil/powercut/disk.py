@@ -3,17 +3,17 @@
 Owns: the model of a disk. Promises: whatever a `Disk` gives could have been left by a cut at that call. Never: opens a
 database.
 
-The model, as of ext4 with its defaults and an honest drive: a sync of a file makes its bytes, its length and its name
-durable; of what was written since, every 512-byte sector may have arrived or not, each for itself, in any order; a
-truncation since may have happened or not. A name that was removed or changed may still be the old one until the next
-sync of anything in the folder, because a sync flushes the file system's own journal in order. A drive that forgets
+The model, as of ext4 with its defaults and an honest drive: a sync of a file makes its bytes and its length durable, and
+all names; of what was written since, every 512-byte sector may have arrived or not, each for itself, in any order; a
+truncation since may have happened or not. A name that was made, removed or changed may still be the old one until the
+next sync of anything in the folder, because a sync flushes the file system's own journal in order. A drive that forgets
 what it said was synced cannot be beaten by software and is not modelled.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from hil.powercut.recording import Call
@@ -24,63 +24,83 @@ MODES: tuple[Mode, ...] = ("none", "all", "half", "most", "few", "last", "first"
 """How much of what was not synced arrived: nothing, all, about so much of it, only the latest calls or the earliest."""
 _SHARE = {"none": 0.0, "all": 1.0, "half": 0.5, "most": 0.95, "few": 0.05}
 Image = dict[str, bytes]
+"""A folder: path below it → content."""
+
+
+class _File:
+    """One file, whatever it is called."""
+
+    def __init__(self, durable: bytes = b"") -> None:
+        self.durable = bytearray(durable)
+        self.waiting: list[Call] = []
+
+    def sync(self) -> None:
+        for call in self.waiting:
+            _apply(self.durable, call)
+        self.waiting.clear()
+
+    def image(self, arrived: Iterator[Call]) -> bytes:
+        image = bytearray(self.durable)
+        for call in arrived:
+            _apply(image, call)
+        return bytes(image)
+
+
+_Names = dict[str, _File]
 
 
 class Disk:
-    """Walks along a recording; `after(rng, mode)` gives a disk as a cut could leave it here."""
+    """Walks along a recording; `after(rng, mode)` gives a disk as a cut could leave it here.
 
-    def __init__(self) -> None:
-        self._durable: dict[str, bytearray] = {}
-        self._waiting: dict[str, list[Call]] = {}
-        self._names: list[Call] = []
-        """Unlinks and renames since the last sync."""
-        self._live: dict[str, str] = {}
-        """Name now → the name its durable bytes have."""
+    Args:
+        image: what lies there at the beginning, all of it durable.
+    """
+
+    def __init__(self, image: Mapping[str, bytes] | None = None) -> None:
+        self._durable: _Names = {name: _File(raw) for name, raw in (image or {}).items()}
+        self._live: _Names = dict(self._durable)
+        self._changes: list[dict[str, _File | None]] = []
+        """To names, since the last sync, each in one step: what a name is from then on."""
+
+    def _change(self, names: dict[str, _File | None]) -> None:
+        self._changes.append(names)
+        _rename(self._live, names)
 
     def take(self, call: Call) -> None:
         """The call returned."""
-        name = call.path
+        file = self._live.get(call.path)
         if call.kind in "WT":
-            self._waiting.setdefault(name, []).append(call)
+            if file is None:
+                self._change({call.path: (file := _File())})
+            file.waiting.append(call)
         elif call.kind == "S":
-            self._settle_names()
-            if name in self._waiting or name in self._durable:   # not a folder
-                image = self._durable.setdefault(name, bytearray())
-                for waiting in self._waiting.pop(name, ()):
-                    _apply(image, waiting)
-        elif call.kind in "UR":
-            self._names.append(call)
-            if call.kind == "R":   # what is still to be written to it goes on under the new name
-                self._waiting[_new(call)] = self._waiting.pop(name, [])
+            self._durable = dict(self._live)
+            self._changes.clear()
+            if file is not None:   # not a folder
+                file.sync()
+        elif call.kind == "U":
+            self._change({call.path: None})
+        elif call.kind == "R":
+            self._change({call.path: None, call.data.decode(): file or _File()})
 
-    def _settle_names(self) -> None:
-        for call in self._names:
-            _move(self._durable, call)
-        self._names.clear()
+    def live(self) -> Image:
+        """What whoever comes after a dead process finds: all of it."""
+        return {name: file.image(iter(file.waiting)) for name, file in self._live.items()}
 
     def after(self, rng: random.Random, mode: Mode) -> Image:
         """Give one disk."""
-        names = rng.randrange(len(self._names) + 1) if self._names else 0
-        images = {name: bytearray(image) for name, image in self._durable.items()}
-        for call in self._names[:names]:
-            _move(images, call)
-        for name, waiting in self._waiting.items():
-            if not waiting:
-                continue
-            image = images.setdefault(name, bytearray())
-            for call in _arrived(waiting, rng, mode):
-                _apply(image, call)
-        return {name: bytes(image) for name, image in images.items()}
+        names = dict(self._durable)
+        for change in self._changes[:rng.randrange(len(self._changes) + 1) if self._changes else 0]:
+            _rename(names, change)
+        return {name: file.image(_arrived(file.waiting, rng, mode)) for name, file in names.items()}
 
 
-def _new(call: Call) -> str:
-    return call.data.decode().rsplit("/", 1)[-1]
-
-
-def _move(images: dict[str, bytearray], call: Call) -> None:
-    image = images.pop(call.path, None)
-    if call.kind == "R" and image is not None:
-        images[_new(call)] = image
+def _rename(names: _Names, change: Mapping[str, _File | None]) -> None:
+    for name, file in change.items():
+        if file is None:
+            names.pop(name, None)
+        else:
+            names[name] = file
 
 
 def _apply(image: bytearray, call: Call) -> None:

@@ -50,6 +50,7 @@ static int named(int fd, char *path) {
     ssize_t n = readlink(link, path, 4095);
     if (n <= 0) return 0;
     path[n] = 0;
+    if (n == (ssize_t)dir_len - 1) return !strncmp(path, dir, n);   /* the folder itself, which is synced */
     return !strncmp(path, dir, dir_len);
 }
 

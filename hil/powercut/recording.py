@@ -21,10 +21,11 @@ class Call(NamedTuple):
     kind: Literal["W", "T", "S", "U", "R", "M"]
     """Write, truncate, sync, unlink, rename; M is sent on a socket."""
     path: str
-    """Below the recorded folder; of M the descriptor."""
+    """Below the recorded folder, empty for the folder itself; of M the descriptor."""
     at: int
     """Offset of a write, length of a truncation."""
     data: bytes
+    """What was written or sent; of R the new path."""
 
 
 def compiler() -> str | None:
@@ -57,6 +58,10 @@ def read(log: Path, folder: Path) -> list[Call]:
     """Every call of a record, paths relative to the folder; a record cut off by a kill ends there."""
     raw, at, out = log.read_bytes(), 0, list[Call]()
     base = f"{folder}/"
+
+    def below(path: str) -> str:
+        return path.removeprefix(base) if path != str(folder) else ""
+
     while at + _PATH.size <= len(raw):
         kind, path_len = _PATH.unpack_from(raw, at)
         at += _PATH.size
@@ -70,5 +75,7 @@ def read(log: Path, folder: Path) -> list[Call]:
             break
         data = raw[at:at + data_len]
         at += data_len
-        out.append(Call(kind.decode(), path.removeprefix(base), where, data))   # type: ignore[arg-type]
+        if kind == b"R":
+            data = below(data.decode()).encode()
+        out.append(Call(kind.decode(), below(path), where, data))   # type: ignore[arg-type]
     return out
