@@ -27,8 +27,8 @@ soak:
 	@$(PYTHON) .ci/environment.py system
 	@$(PYTHON) .ci/environment.py venv demo test
 	@MINGLUO_SOAK=1 $(RUN) -m pytest -q -s tests/test_kill.py tests/test_journal_crash.py tests/test_siren.py \
-		tests/test_wire_faults.py tests/test_crash_states.py tests/test_link_faults.py tests/test_link_netns.py \
-		tests/test_system.py tests/test_long_outage.py tests/test_salvage.py tests/test_mishaps.py
+		tests/test_wire_faults.py tests/test_crash_states.py tests/test_power_cuts.py tests/test_link_faults.py \
+		tests/test_link_netns.py tests/test_system.py tests/test_long_outage.py tests/test_salvage.py tests/test_mishaps.py
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -7,22 +7,17 @@ SQLite does: this way the code under test is the box's, the syncs of folders, re
 seed gives the same life again. A server that has everything imported forks each life, so that one costs milliseconds.
 
 Some lives end by a kill instead: nothing is lost then, neither what was written nor the staging folder.
-
-Run as a program this file is that server.
 """
 
-import contextlib
 import json
 import os
 import pickle
 import random
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
 from pathlib import Path
 
@@ -32,211 +27,22 @@ import pytest
 from gateway.journal.archive import Archive, Unusable
 from gateway.journal.cursors import Cursor
 from gateway.journal.gaps import LESS, Gap
-from gateway.journal.journal import Journal
 from gateway.journal.rows import AGGREGATE, decode, decode_events
-from gateway.journal.store import Store
-from gateway.journal.vacuum import vacuum
+from gateway.journal.store import Store, family
 from gateway.journal.verify import verify
-from gateway.model import REASONS, SAMPLE, Door, Event, Inventory, InventoryPoint
+from gateway.model import SAMPLE
 from hil.powercut.disk import MODES, Disk
 from hil.powercut.recording import build, compiler, environment, read
+from tests.journal_life import PLATFORMS, QUOTA, value
+from tests.test_journal import DOOR, Box
+from tests.test_store import group, stored
 
 SOAK = bool(os.environ.get("MINGLUO_SOAK"))
 CUTS = 500 if SOAK else 40
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
-PLATFORMS = ("county", "city")
-QUOTA = 160 * 4096   # less than a configuration may say: it is full after some hundred rows
 KILLS, STAGING_STAYS = 0.2, 0.1
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C compiler: apt-get install gcc libc6-dev")
-
-
-def value(t_ms):
-    """What was read at a moment; ascends with it, and does not compress."""
-    return t_ms + ((t_ms * 2654435761 >> 7) & 0xFFFFF) / (1 << 21)
-
-
-# ---- a life
-
-
-class Life:
-    """What a process does with its journal; `say` tells the world."""
-
-    def __init__(self, folder, order):
-        self.rng, self.folder, self.boot = random.Random(order["seed"]), Path(folder), order["boot"]
-        self.ms, self.had = order["ms"], order["had"]
-        self.ear, self.mouth = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.mouth.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-
-    def say(self, *what):
-        raw = pickle.dumps(what)
-        assert self.mouth.send(raw) == len(raw)
-        self.ear.recv(len(raw))
-
-    def start(self):
-        self.journal = Journal(self.folder / "state", self.folder / "run", "gw", boot=self.boot,
-                               now=lambda: self.ms / 1000, new_epoch=lambda: f"{self.rng.getrandbits(32):08x}",
-                               platforms=PLATFORMS, commit_s=5, max_bytes=QUOTA, staging_bytes=1 << 20)
-        found = self.journal.open()
-        self.door, self.heads = Door(self.boot, 1000, "synced"), {}
-        self.latch = int(found.latch or 0)
-        self.readers = {p: self.journal.reader(p) for p in PLATFORMS}
-        commit = self.journal._writer._commit
-        self.journal._writer._commit = lambda changes: (commit(changes), self.tell())[0]   # an uplink that never sleeps
-        self.adopt()
-        self.journal.record(self.door, self.n, events=found.events)
-        self.say("open")
-        self.tell()
-
-    def stop(self):
-        for reader in self.readers.values():
-            reader.close()
-        self.journal.close()
-
-    def tell(self):
-        """All that is committed and was not told by this process."""
-        rows = self.readers["county"].pending(after=self.heads, limit=10_000, max_bytes=1 << 30)
-        for row in rows:
-            self.heads[row.epoch, row.lane] = row.seq
-            self.say("row", row)
-        latch = self.journal._ledger.committed.state.latch
-        self.say("latch", int(latch.state) if latch is not None else 0)
-
-    # what may happen
-
-    def adopt(self):
-        points = tuple(InventoryPoint(point=f"p{n}", name=f"测点{n}", object="slope", unit="mm", resolution=0.1,
-                                      poll_s=1, report_every_s=0) for n in range(self.rng.choice((3, 5, 8))))
-        self.n, self.points = self.journal.adopt(Inventory(0, points)), len(points)
-
-    def readings(self):
-        for _ in range(self.rng.choice((1, 1, 4))):
-            count = self.rng.choice((20, 200, 250))
-            out = np.zeros(count, SAMPLE)
-            out["t_ms"] = sorted(self.rng.sample(range(self.ms + 1, self.ms + 50 * count), count))
-            out["point"], out["reason"] = np.frombuffer(self.rng.randbytes(2 * count), np.uint8).reshape(2, count) % [
-                [self.points], [len(REASONS)]]
-            out["flag"] = [self.rng.choice((1,) * 30 + (3,)) for _ in out] if self.rng.random() < 0.7 else 3
-            out["value"] = value(out["t_ms"])
-            self.ms += 50 * count
-            self.journal.record(self.door, self.n, out)
-            self.journal.write(0)
-
-    def event(self):
-        kind = self.rng.choice(("alarm.raised", "point.lost"))
-        self.latch += 1
-        self.journal.record(self.door, self.n, events=[Event(id=f"{self.boot}-{self.ms}-{self.latch}", kind=kind,
-                                                             t_ms=self.ms, text_zh="测" * self.rng.randrange(60))],
-                            latch=b"%d" % self.latch)
-        self.ms += 1
-        self.journal.write(0)
-
-    def wait(self):
-        self.ms += self.rng.choice((100, 6000, 61_000))
-        self.journal.write(0)
-
-    def flush(self):
-        assert self.journal.flush(5)
-
-    def send(self):
-        """Some rows, not always the oldest ones, to one platform."""
-        platform = self.rng.choice(("county", "county", "city"))
-        rows = self.readers[platform].pending(limit=self.rng.choice((3, 30)))
-        self.sent(platform, [row for row in rows if self.rng.random() < 0.95])
-
-    def sent(self, platform, rows):
-        for row in rows:
-            self.say("sent", platform, (row.epoch, row.lane), [(row.seq, row.seq)])
-            self.readers[platform].settle(row.epoch, row.lane, [row.seq])
-
-    def receipt(self):
-        """The county confirms what it has."""
-        for epoch, lane, low, ranges in self.had[-6:]:
-            spans = [(1, low), *ranges]
-            if not self.readers["county"].stored(epoch, lane, low, ranges).refused:
-                self.say("sent", "county", (epoch, lane), spans)
-
-    def replay(self):
-        """A platform asks for rows once more: of those that are kept."""
-        platform = self.rng.choice(PLATFORMS)
-        reader = self.readers[platform]
-        for (epoch, lane), head in reader.heads().items():
-            first = self.rng.randrange(1, head + 1) if head else 1
-            spans, _ = reader.replay(epoch, lane, [(first, first + 5)])
-            if spans:
-                rows = reader.pending((lane,), after={(epoch, lane): spans[0][0] - 1}, until={(epoch, lane): spans[-1][1]})
-                self.say("again", platform, (epoch, lane), [(row.seq, row.seq) for row in rows if row.epoch == epoch])
-
-    def restart(self):
-        if self.rng.random() < 0.5:
-            self.journal.flush(5)
-        self.stop()
-        self.compact()
-        self.start()
-
-    def compact(self):
-        path = self.folder / "state" / "journal.sqlite"
-        if self.rng.random() < 0.3 and path.exists():
-            with contextlib.suppress(Unusable):   # never whole
-                vacuum(path)
-
-    def live(self, steps):
-        self.compact()
-        self.start()
-        what = (self.readings,) * 16 + (self.event,) * 4 + (self.wait,) * 6 + (self.send,) * 4 + (
-            self.flush, self.receipt, self.receipt, self.replay, self.adopt, self.restart)
-        for _ in range(steps):
-            self.rng.choice(what)()
-
-    def end(self):
-        """In peace: all is sent that is there, all is told."""
-        self.start()
-        for _ in range(4):
-            for platform in PLATFORMS:
-                self.sent(platform, self.readers[platform].pending(limit=10_000, max_bytes=1 << 30))
-            self.ms += 3_700_000
-            self.flush()
-        self.stop()
-
-
-def normal():
-    """A cheat: commits that are not synced."""
-    prepare = Store._prepare
-
-    def unsafe(self):
-        prepare(self)
-        self.connection.execute("PRAGMA synchronous = NORMAL")
-    Store._prepare = unsafe
-
-
-def early():
-    """A cheat: what is told is synced only with the next group."""
-    commit = Store.commit
-
-    def unsafe(self, changes, platforms=()):
-        with contextlib.suppress(FileNotFoundError):
-            fd = os.open(f"{self.path}-wal", os.O_RDONLY)
-            os.fsync(fd)
-            os.close(fd)
-        self.connection.execute("PRAGMA synchronous = OFF")
-        return commit(self, changes, platforms)
-    Store.commit = unsafe
-
-
-def serve(folder, cheat):
-    """Fork a life an order."""
-    {"normal": normal, "early": early, "": lambda: None}[cheat]()
-    for line in sys.stdin:
-        order = json.loads(line)
-        if (pid := os.fork()) == 0:
-            life, failed = Life(folder, order), 1
-            try:
-                life.live(order["steps"]) if order["steps"] else life.end()
-                failed = 0
-            finally:
-                traceback.print_exc() if failed else None
-                os._exit(failed)
-        print(os.waitpid(pid, 0)[1], flush=True)
 
 
 # ---- what the world knows
@@ -366,9 +172,10 @@ def chain(folder, seed, cuts, cheat="", until=lambda found: False):
     place = Path(tempfile.mkdtemp(prefix="cuts-", dir=MEMORY))
     box, look, log = place / "box", place / "look", place / "log"
     box.mkdir()
-    server = subprocess.Popen([sys.executable, __file__, str(box), cheat], stdin=subprocess.PIPE,
+    variables = environment(build(folder), box, log) | {"PYTHONPATH": ".", "PYTHONHASHSEED": "0"}
+    server = subprocess.Popen([sys.executable, "-m", "tests.journal_life", str(box), cheat], stdin=subprocess.PIPE,
                               stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent,
-                              env=os.environ | environment(build(folder), box, log) | {"PYTHONPATH": ".", "PYTHONHASHSEED": "0"})
+                              env=os.environ | variables)
 
     def life(n, boot, steps):
         log.write_bytes(b"")
@@ -447,5 +254,62 @@ def test_a_journal_that_cheats_is_found_out(tmp_path, cheat):
     assert found["lost"] > 0
 
 
-if __name__ == "__main__":
-    serve(sys.argv[1], sys.argv[2])
+# ---- what they found
+
+
+def test_what_a_killed_process_wrote_is_synced_before_anybody_reads_it(tmp_path, monkeypatch):
+    first = Store(tmp_path / "a" / "journal.sqlite", 1 << 20)
+    first.commit(group(stored(1)))
+    (tmp_path / "b").mkdir()
+    for part in family(first.path)[:2]:   # as it lies when the kill came before the sync
+        shutil.copy(part, tmp_path / "b")
+    first.close()
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(Path(f"/proc/self/fd/{fd}").readlink().name), fsync(fd)))
+    second = Store(tmp_path / "b" / "journal.sqlite", 1 << 20)
+    assert second.streams
+    assert synced == ["journal.sqlite-wal"]
+    second.close()
+
+
+def full(box, flag):
+    """Record until a group has just given something up; returns the gaps, which nobody was told yet."""
+    rng = np.random.default_rng(1)
+    while not (gaps := box.journal._disk.store.state.gaps):
+        out = np.zeros(240, SAMPLE)
+        out["t_ms"], out["value"], out["flag"] = box.clock * 1000 + np.arange(240) * 40, rng.random(240), flag
+        box.journal.record(DOOR, box.n, out)
+        box.pass_time(11)
+    return gaps
+
+
+@pytest.mark.parametrize(("flag", "reason"), [(1, "thinned"), (3, "quota")])
+def test_a_cut_right_after_a_loss_does_not_hide_it(tmp_path, flag, reason):
+    """From a platform that never had anything, either. What is only less is still sent."""
+    box = Box(tmp_path, max_bytes=QUOTA)
+    gaps = full(box, flag)
+    assert {gap.reason for gap in gaps} == {reason}
+    box.die()
+    shutil.rmtree(tmp_path / "run")
+    box.start(boot="next")
+    told = {(e.why["reason"], e.why["from"], e.why["to"], *e.why["platforms"]) for e in box.found.events
+            if e.kind == "journal.gap"}
+    assert told == {(g.reason, g.first, g.last, "county") for g in gaps}
+    less = {seq for g in gaps if g.reason != "quota" for seq in range(g.first, g.last + 1)}
+    gone = {seq for g in gaps if g.reason == "quota" for seq in range(g.first, g.last + 1)}
+    assert less - gone <= {row.seq for row in box.rows()}
+    box.close()
+
+
+def test_rows_that_went_because_everybody_had_them_are_no_fault(tmp_path):
+    box = Box(tmp_path, max_bytes=QUOTA)
+    rng, reader = np.random.default_rng(1), box.reader
+    stream = box.found.epoch, "data"
+    while reader.heads().get(stream, 0) < 3 or reader.row(*stream, 2):   # the first row is sent to nobody
+        box.record(*np.sort(rng.integers(0, 1 << 40, 150)))
+        box.pass_time(11)
+        reader.settle(*stream, [row.seq for row in box.rows() if row.seq > 1])
+    assert reader.row(*stream, 1)
+    with Archive(tmp_path / "state") as archive:
+        assert verify(archive, live=True).faults == []
+    box.close()

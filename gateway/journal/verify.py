@@ -186,8 +186,9 @@ class _Verify:
                 self._fault(f"{stream[0]} {stream[1]} {a}-{b}", "not in the file, and no gap was told",
                             "文件中缺失，且没有缺口报告")
             for a, b in minus(had, told_of.spans()):
-                self.notes.append(Fault(where=f"{stream[0]} {stream[1]} {a}-{b}", text_zh="文件中缺失，但各平台都已收到",
-                                        text_en="missing, and every platform was sent it"))
+                self.notes.append(Fault(where=f"{stream[0]} {stream[1]} {a}-{b}",
+                                        text_en="missing, and every platform was sent it",
+                                        text_zh="文件中缺失，但各平台都已收到"))
             for a, b in told_of.within(first, last):
                 self.notes.append(Fault(where=f"{stream[0]} {stream[1]} {a}-{b}", text_en="missing, and told as a gap",
                                         text_zh="缺失，已作为缺口报告"))

@@ -3,11 +3,11 @@
 Owns: the model of a disk. Promises: whatever a `Disk` gives could have been left by a cut at that call. Never: opens a
 database.
 
-The model, as of ext4 with its defaults and an honest drive: a sync of a file makes its bytes and its length durable, and
-all names; of what was written since, every 512-byte sector may have arrived or not, each for itself, in any order; a
-truncation since may have happened or not. A name that was made, removed or changed may still be the old one until the
-next sync of anything in the folder, because a sync flushes the file system's own journal in order. A drive that forgets
-what it said was synced cannot be beaten by software and is not modelled.
+The model, as of ext4 with its defaults and an honest drive: a sync of a file makes its bytes and its length durable,
+and all names; of what was written since, every 512-byte sector may have arrived or not, each for itself, in any order;
+a truncation since may have happened or not. Names that were made, removed or changed since may be the old ones, in the
+order in which they changed, because a sync flushes the file system's own journal in order. A drive that forgets what it
+said was synced cannot be beaten by software and is not modelled.
 """
 
 from __future__ import annotations
