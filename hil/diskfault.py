@@ -1,4 +1,4 @@
-"""A disk that is slow, stalled, full or failing, for one folder of one process.
+"""A disk that is slow, stalled, full, read-only or failing, for one folder of one process.
 
 Owns: building `diskfault.c`, its environment, its control file. Promises: faults begin and end at run time, from
 outside, without the process knowing; files outside the folder are untouched. Never: touches a real disk's settings.
@@ -64,3 +64,7 @@ class DiskFault:
     def error(self) -> None:
         """Writes and syncs fail with EIO."""
         self._say("error")
+
+    def read_only(self) -> None:
+        """Writes, syncs, removals and opening for writing fail with EROFS, also of files that are open."""
+        self._say("readonly")
