@@ -17,6 +17,7 @@ import sqlite3
 import sys
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ class Log:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def put(self, rows: list[bytes]) -> float:
-        """Append a group; the seconds it took, and the sync's own."""
+        """Append a group; the seconds of the sync."""
         os.write(self._fd, b"".join(rows))
         began_s = time.monotonic()
         os.fdatasync(self._fd)
@@ -239,7 +240,7 @@ def _written() -> int:
     return count
 
 
-WORK = {"put": put, "written": written, "quiet": quiet, "history": read_back}
+WORK: dict[str, Callable[..., dict[str, Any]]] = {"put": put, "written": written, "quiet": quiet, "history": read_back}
 
 if __name__ == "__main__":
     print(json.dumps(WORK[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]), **json.loads(sys.argv[4]))), flush=True)
