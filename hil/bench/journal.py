@@ -102,7 +102,7 @@ def _history(size: Size, seed: int) -> Figure:
 def _hold(size: Size, seed: int) -> Iterator[Figure]:
     with place() as at, Child("hil.bench.journal_hold", at.folder, at.staging, size.rows, size.alarms, seed) as child:
         got = child.hello
-    drop, thin = got["drop"], got["thin"]
+    drop = got["drop"]
     if not drop["rows_after"] < drop["rows_before"]:
         raise RuntimeError(f"nothing was trimmed: {drop['rows_before']} rows before, {drop['rows_after']} after")
     alone = got["alone"]

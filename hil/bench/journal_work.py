@@ -44,9 +44,7 @@ def points_of(count: int, every_s: float) -> Inventory:
 
 
 class Signal:
-    """Readings of all points, second after second: a slow drift under some steps of noise, rounded to 0.01; or, as
-    the worst that can come, uniform over 0 … 1000.
-    """
+    """Readings of all points: a slow drift under some noise, rounded to 0.01; or uniform over 0 … 1000, the worst."""
 
     def __init__(self, points: int, seed: int, *, noise: bool = False) -> None:
         self._rng, self._noise = np.random.default_rng(seed), noise
