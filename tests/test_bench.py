@@ -44,6 +44,19 @@ def test_the_bus_family_measures_every_client_on_the_same_line(tmp_path):
     assert all(10 < rows[f"bus.{name}_115200"]["value"] <= 100 for name in ("bare", "efficiency", "in_box"))
 
 
+def test_the_journal_family_has_a_reference_for_every_figure(tmp_path, capsys):
+    out = tmp_path / "bench.json"
+    assert bench.main(["--quick", "--out", str(out), "journal"]) == 0
+    rows = {row["name"]: row for row in json.loads(out.read_text())}
+    assert set(rows) == {f"journal.{name}" for name in (
+        "put_vs_log", "written_per_reading", "quiet_box_bytes_per_day", "history_readings_per_s", "hold_trim_ms",
+        "hold_replay_ms")}
+    assert all(row["value"] > 0 and row["reference"] > 0 for row in rows.values())
+    # Nobody beats the limit in bytes: the rows themselves, whole pages of them.
+    assert all(rows[f"journal.{name}"]["ratio"] > 1 for name in ("written_per_reading", "quiet_box_bytes_per_day"))
+    assert "fdatasync max" in capsys.readouterr().out
+
+
 def test_an_unknown_family_is_refused_by_name(capsys):
     with pytest.raises(SystemExit):
         bench.main(["sirens"])
