@@ -184,7 +184,7 @@ def test_events_antecedent_and_the_curve():
     gauge = Rain(RainSettings())
     gauge.update(0, counter_mm=0.0)
     verdict = gauge.update(3600, counter_mm=10.0)
-    assert (verdict.event_h, verdict.event_mm, verdict.antecedent_mm) == (1.0, 10.0, 10.0)
+    assert (verdict.event_h, verdict.event_mm, verdict.antecedent_mm, verdict.growth_mm) == (1.0, 10.0, 10.0, 10.0)
     later = gauge.update(3600 + 86400)
     assert (later.event_h, later.event_mm) == (0.0, 0.0)
     assert later.antecedent_mm == pytest.approx(8.5)

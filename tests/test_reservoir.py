@@ -27,8 +27,8 @@ def test_each_level_gives_exactly_one_transition_each_way():
     r, seen = dam(), []
     rng = np.random.default_rng(2)
     print("seed=2")
-    up = np.linspace(6.0, 12.5, 3000)
-    for k, x in enumerate(np.r_[up, up[::-1]] + rng.uniform(-0.02, 0.02, 6000)):
+    up = np.linspace(6.0, 12.5, 1500)
+    for k, x in enumerate(np.r_[up, up[::-1]] + rng.uniform(-0.02, 0.02, 3000)):
         seen += r.update(60.0 * k, float(x), utc_s=JUNE).crossings
     assert [(c.name, c.up) for c in seen] == [
         ("flood_limit", True), ("design", True), ("check", True), ("crest", True),

@@ -40,7 +40,7 @@ def test_the_recursion_is_the_least_squares_of_all_readings():
 
 
 def test_ordinary_years_say_nothing_and_a_leak_is_found():
-    t, level, y = dam(1100, 2)
+    t, level, y = dam(1200, 2)
     leaking = y.copy()
     leaking[900:] += 1.5
     p = point()
@@ -58,6 +58,9 @@ def test_ordinary_years_say_nothing_and_a_leak_is_found():
     assert p.findings()[0].kind == "reservoir.seepage"  # 200 days later it has still not been learnt
     p.accept()
     assert p.findings() == ()
+    for k in range(1100, 1200):
+        assert p.update(float(t[k]), float(leaking[k]), float(level[k])).learnt
+        assert p.findings() == ()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -67,6 +70,22 @@ def test_three_ordinary_years_raise_no_finding(seed):
     for a, b, c in zip(t.tolist(), level.tolist(), y.tolist(), strict=True):
         p.update(a, c, b)
         assert p.findings() == ()
+
+
+@pytest.mark.parametrize("r", [0.5, 0.9])
+def test_residuals_that_hang_together_are_not_many_witnesses(r):
+    for seed in range(4):
+        t, level, y = dam(1100, seed + 80, noise=0.0)
+        rng = np.random.default_rng(seed)
+        e = 0.0
+        p = point()
+        for k in range(1100):
+            e = r * e + rng.normal(0, 0.1)
+            p.update(float(t[k]), float(y[k]) + e, float(level[k]))
+            assert p.findings() == ()
+        for k in range(1100, 1110):
+            p.update(float(t[-1]) + DAY * (k - 1099), float(y[-1]) + 5.0, float(level[-1]))
+        assert p.findings()
 
 
 def test_a_slow_drift_is_found():

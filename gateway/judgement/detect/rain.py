@@ -18,7 +18,7 @@ from msgspec import Meta, Struct
 
 from gateway.judgement.detect.finding import WORDS_ZH, Finding, Warned, worst
 from gateway.judgement.detect.kept import pack, unpack
-from gateway.judgement.detect.windows import WINDOWS_MIN, Gauge, Windows
+from gateway.judgement.detect.windows import UNITS, WINDOWS_MIN, Gauge, Windows
 from gateway.model import Colour
 
 VERSION = 1
@@ -101,6 +101,8 @@ class RainVerdict(Struct, frozen=True, kw_only=True):
     """From the site's table alone."""
     label: str
     """Highest rainstorm class reached, a label: ``""``, blue, yellow, orange, red."""
+    growth_mm: float
+    """What this reading added: for who counts on, like `reservoir.Reservoir.update`."""
     totals_mm: tuple[float, ...]
     """In each of `windows.WINDOWS_MIN`."""
     day_mm: float
@@ -136,18 +138,13 @@ class Rain:
             tips_mm: rain counted at this moment.
             utc_s: the same moment by the wall clock; None when that is not to be trusted.
         """
-        w = self._windows
+        w, growth_mm = self._windows, 0.0
         if counter_mm is not None:
-            w.counter(t_s, counter_mm, utc_s)
+            growth_mm += w.counter(t_s, counter_mm, utc_s)
         if tips_mm is not None:
-            w.tips(t_s, tips_mm, utc_s)
+            growth_mm += w.tips(t_s, tips_mm, utc_s)
         if counter_mm is None and tips_mm is None:
             w.tick(t_s, utc_s)
-        return self.verdict(t_s, sure=utc_s is not None)
-
-    def verdict(self, t_s: float, *, sure: bool) -> RainVerdict:
-        """What holds at `t_s`, without taking anything."""
-        w = self._windows
         totals = w.totals_mm()
         by_minutes = dict(zip(WINDOWS_MIN, totals, strict=True))
         hours, mm = w.event(t_s)
@@ -155,8 +152,8 @@ class Rain:
         ratio, curved = self._curve(by_minutes, hours, mm, w.index(t_s))
         findings = (*self._colours(by_minutes), *curved, *labelled)
         return RainVerdict(
-            colour=worst(findings), label=label, totals_mm=totals, day_mm=w.day_units / 100, day_sure=sure,
-            before_mm=w.before_units / 100, event_h=hours, event_mm=mm, antecedent_mm=w.index(t_s),
+            colour=worst(findings), label=label, growth_mm=growth_mm, totals_mm=totals, day_mm=w.day_units / UNITS,
+            day_sure=utc_s is not None, before_mm=w.before_units / UNITS, event_h=hours, event_mm=mm, antecedent_mm=w.index(t_s),
             curve_ratio=ratio, jumps=w.jumps, resets=w.resets, findings=findings)
 
     def _colours(self, totals: Mapping[int, float]) -> list[Finding]:

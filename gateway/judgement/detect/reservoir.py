@@ -215,7 +215,7 @@ class Reservoir:
                 kind=f"reservoir.{name}", colour=colour, tell=tell, siren=siren,
                 value=level if math.isfinite(level) else None, limit=at, unit="m",
                 facts={"over_m": level - at} if math.isfinite(level) else {},
-                text_zh=f"库水位 {shown_zh}，达到或接近{zh} {at:.2f} m{tail_zh}" if level < at
+                text_zh=f"库水位 {shown_zh}，已回落，仍接近{zh} {at:.2f} m{tail_zh}" if level < at
                 else f"库水位 {shown_zh}，达到{zh} {at:.2f} m{tail_zh}",
                 text_en=f"reservoir {shown_en}, still within {at - level:.2f} m of the {en} {at:.2f} m{tail_en}"
                 if level < at else f"reservoir {shown_en}, at or above the {en} {at:.2f} m{tail_en}"))

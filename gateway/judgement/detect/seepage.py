@@ -29,6 +29,10 @@ HUNDRED_DAYS_S = 8.64e6
 TERMS = 10
 _PRIOR = 1e4
 """Variance of a coefficient nothing is known of, in units of `scale`²."""
+EFFECTIVE = 2 * TERMS
+"""Independent readings that it takes to speak. Residuals that hang together with correlation r from one to the next
+are worth (1 - r) / (1 + r) of as many independent ones."""
+_MOST_R = 0.98
 _HUBER = 3.0
 """One residual enters the scale with no more standard deviations than this."""
 
@@ -59,7 +63,8 @@ class SeepageSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """That many residuals in a row beyond z, on one side."""
     drift_z: Positive = 1.0
     drift_level: Positive = 25.0
-    """CUSUM of the residuals: allowance and level, in standard deviations."""
+    """CUSUM of the residuals: allowance and level, in standard deviations; the level is for independent residuals, and
+    rises as they hang together."""
 
 
 class Residual(Struct, frozen=True, kw_only=True):
@@ -79,8 +84,9 @@ class Seepage:
         self.settings = settings
         self._theta = np.zeros(TERMS)
         self._p = np.eye(TERMS) * _PRIOR * settings.scale ** 2
-        self._n = np.array([np.nan, np.nan, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
-        """First time, last learnt, readings learnt, variance, CUSUM up, CUSUM down, signed votes, step."""
+        self._n = np.array([np.nan, np.nan, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0])
+        """First time, last learnt, readings learnt, variance, CUSUM up, CUSUM down, signed votes, step; the last
+        residual learnt, mean product of neighbours."""
         self._told = np.full(4, np.nan)
         """Last value, expected, z, time."""
 
@@ -92,6 +98,12 @@ class Seepage:
         season, time = float(s.season), float(s.time)
         return np.array([1.0, h, h * h, h * h * h, season * math.sin(year), season * math.cos(year),
                          season * math.sin(2 * year), season * math.cos(2 * year), time * t, time * math.log1p(t)])
+
+    @property
+    def _worth(self) -> float:
+        """How many readings are worth one independent one."""
+        r = min(max(0.0, float(self._n[9]) / max(float(self._n[3]), self.settings.resolution ** 2 / 12)), _MOST_R)
+        return (1 + r) / (1 - r)
 
     def update(self, t_s: float, value: float, level_m: float) -> Residual | None:
         """Take a reading with the reservoir's level of that time.
@@ -111,8 +123,9 @@ class Seepage:
         expected = float((row * self._theta).sum())
         error, leverage = value - expected, float((row * gain).sum())
         spread = math.sqrt(max(float(n[3]), s.resolution ** 2 / 12))
-        speaks = n[2] >= s.least and t_s - n[0] >= s.least_d * 86400
-        z = error / (spread * math.sqrt(1 + leverage)) if speaks else math.nan
+        worth = self._worth
+        speaks = n[2] >= max(s.least, EFFECTIVE * worth) and t_s - n[0] >= s.least_d * 86400
+        z = error / (spread * math.sqrt(1 + worth * leverage)) if speaks else math.nan
         learn = not abs(z) >= s.z and not self._suspect()
         self._told[:] = value, expected, z, t_s
         if speaks:
@@ -123,8 +136,9 @@ class Seepage:
 
     def _weigh(self, z: float) -> None:
         s, n = self.settings, self._n
-        n[4] = min(max(0.0, n[4] + z - s.drift_z), 2 * s.drift_level)
-        n[5] = min(max(0.0, n[5] - z - s.drift_z), 2 * s.drift_level)
+        most = 2 * s.drift_level * self._worth
+        n[4] = min(max(0.0, n[4] + z - s.drift_z), most)
+        n[5] = min(max(0.0, n[5] - z - s.drift_z), most)
         side = 0 if abs(z) < s.z else 1 if z > 0 else -1
         same = side * n[6] > 0
         n[6] = 0.0 if not side else n[6] + side if same else side
@@ -146,27 +160,29 @@ class Seepage:
             if known > s.least / 2:
                 square = min(square, _HUBER ** 2 * max(float(n[3]), s.resolution ** 2 / 12))
             n[3] += (square - n[3]) / min(known, 500.0)
+            bounded = math.copysign(math.sqrt(square), error)
+            n[9] += (bounded * n[8] - n[9]) / min(known, 500.0)
+            n[8] = bounded
 
     def _suspect(self) -> bool:
         s, n = self.settings, self._n
-        return bool(max(n[4], n[5]) >= s.drift_level / 2 or abs(n[6]) >= 1)
+        return bool(max(n[4], n[5]) >= s.drift_level * self._worth / 2 or abs(n[6]) >= 1)
 
     def accept(self) -> None:
         """A person has looked: what is now is ordinary. Learn again, the constant anew."""
         self._n[4:7] = 0.0
         self._p[0, 0] += _PRIOR * self.settings.scale ** 2
-        self._n[0:3] = self._n[0], self._n[1], max(0.0, min(self._n[2], self.settings.least - TERMS))
 
     def findings(self) -> tuple[Finding, ...]:
         """What the residuals say; until they are ordinary again or accepted."""
         s, n = self.settings, self._n
         value, expected, z, t_s = self._told.tolist()
         facts = {"expected": expected, "z": z, "spread": math.sqrt(float(n[3])), "t_s": t_s, "cusum_up": float(n[4]),
-                 "cusum_down": float(n[5]), "readings": float(n[2])}
+                 "cusum_down": float(n[5]), "readings": float(n[2]), "readings_an_independent_one": self._worth}
         up_zh, up_en = ("偏高", "above") if value > expected else ("偏低", "below")
         if abs(n[6]) >= s.votes:
             kind, zh, en = "reservoir.seepage", f"连续 {abs(n[6]):.0f} 次明显{up_zh}", f"{abs(n[6]):.0f} times in a row"
-        elif max(n[4], n[5]) >= s.drift_level:
+        elif max(n[4], n[5]) >= s.drift_level * self._worth:
             kind, zh, en = "reservoir.seepage_drift", f"持续{up_zh}", "for a long time a little"
         else:
             return ()
