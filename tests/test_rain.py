@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gateway.judgement.detect.rain import CURVES, Curve, Rain, RainSettings, Step, Table
-from gateway.judgement.detect.windows import WINDOWS_MIN, Gauge
+from gateway.judgement.detect.windows import WINDOWS_MIN, Gauge, Windows
 from gateway.model import Colour
 
 TABLE = Table(prepare="orange", evacuate="red", steps=(Step(window_min=60, prepare_mm=30, evacuate_mm=50),
@@ -105,6 +105,24 @@ def test_rain_cut_into_any_calls_and_clock_ticks_is_the_same_state():
     restored.restore(plain.state())
     assert restored.state() == plain.state()
     assert restored.update(40000.0, counter_mm=90.0) == plain.update(40000.0, counter_mm=90.0)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_running_sums_are_those_of_the_minutes_over_any_gaps(seed):
+    print(f"seed={seed}")
+    rng = np.random.default_rng(seed)
+    gauge, ticked, t, count, utc = Windows(Gauge()), Windows(Gauge()), 5.0, 0.0, 1.7e9
+    for _ in range(300):
+        t += float(rng.choice([0.5, 20.0, 61.0, 700.0, 9000.0, 100000.0], p=[.2, .3, .2, .2, .08, .02]))
+        count += float(rng.choice([0.0, 0.2, 3.0]))
+        ticked.tick(t - 0.25, utc + t - 0.25)
+        for w in (gauge, ticked):
+            w.counter(t, count, utc + t)
+        minutes = np.arange(gauge.minute - 1439, gauge.minute + 1) % 1440
+        by_hand = tuple(float(gauge._ring[minutes[-k:]].sum() / 100) for k in WINDOWS_MIN)
+        assert gauge.totals_mm() == by_hand
+    for name, column in gauge.columns().items():
+        np.testing.assert_array_equal(column, ticked.columns()[name], err_msg=name)
 
 
 def test_a_damaged_state_and_one_of_another_version_are_refused():

@@ -173,8 +173,8 @@ def test_a_month_of_tides_and_pumping_is_no_alarm():
     print("seed=9")
     rng = np.random.default_rng(9)
     r = dam(rise_m_per_h=0.5, fall_m_per_d=4.0, rise_colour="yellow", fall_colour="yellow")
-    for k in range(30 * 144):
-        t = 600.0 * k
+    for k in range(30 * 96):
+        t = 900.0 * k
         x = 6.0 + 0.4 * math.sin(2 * math.pi * t / 44714) + 0.2 * math.sin(2 * math.pi * t / 86400)
         v = r.update(t, x + rng.normal(0, 0.01) if k % 50 else math.nan, utc_s=JUNE + t % 1e6)
         assert v.findings == ()

@@ -153,8 +153,8 @@ class Rain:
         findings = (*self._colours(by_minutes), *curved, *labelled)
         return RainVerdict(
             colour=worst(findings), label=label, growth_mm=growth_mm, totals_mm=totals, day_mm=w.day_units / UNITS,
-            day_sure=utc_s is not None, before_mm=w.before_units / UNITS, event_h=hours, event_mm=mm, antecedent_mm=w.index(t_s),
-            curve_ratio=ratio, jumps=w.jumps, resets=w.resets, findings=findings)
+            day_sure=utc_s is not None, before_mm=w.before_units / UNITS, event_h=hours, event_mm=mm,
+            antecedent_mm=w.index(t_s), curve_ratio=ratio, jumps=w.jumps, resets=w.resets, findings=findings)
 
     def _colours(self, totals: Mapping[int, float]) -> list[Finding]:
         """The worst row of each grade of the site's table."""
