@@ -308,11 +308,11 @@ def look(folder, life, point, found, opened):
             found["damaged"] += not whole or started != (content or started)
             content = started
     except sqlite3.Error:
-        found["damaged"] += 1
-        return
-    commit = life.commits.get(state_of(content))
-    if commit is None or commit.content != content:
-        found["torn"] += 1
+        content = None
+    commit = life.commits.get(state_of(content)) if content is not None else None
+    if commit is None or commit.content != content:   # then nothing that was told can be relied on
+        found["torn" if content is not None else "damaged"] += 1
+        found["lost"] += point >= life.told[0].call
         return
     found["rows"] += commit.rows
     found["wrong"] += commit.faults
