@@ -20,7 +20,7 @@ from gateway.journal.entries import FORMAT, Group, Head, Latch
 from gateway.journal.gaps import Gap, Untold
 from gateway.journal.intake import Intake
 from gateway.journal.inventories import Inventories
-from gateway.journal.rows import Stream
+from gateway.journal.rows import Identity, Stream
 from gateway.journal.shadow import Shadow
 from gateway.journal.staging import Staging
 from gateway.journal.store import Store
@@ -42,6 +42,8 @@ class Ledger:
         self.inventories = Inventories()
         self.deliveries = Deliveries(platforms)
         self.untold = Untold()
+        self.telling: dict[Identity, list[Gap]] = {}
+        """Gaps whose event waits to be committed, by its row: until then they are part of the saved state."""
         self._last_gap: dict[Stream, int] = {}
         """The row that told the last one; empty before the first."""
         self.damaged: set[tuple[Stream, int]] = set()
@@ -95,14 +97,16 @@ class Ledger:
                     for stream, seq in self._last_gap.items())
         for gap in self.untold.due(at_s, force, heard):
             self._last_gap = {(self.intake.epoch, "event"): self.intake.next["event"]}
-            self._record(gap.event(self._name(), int(at_s * 1000)), at_s)
+            row = self._record(gap.event(self._name(), int(at_s * 1000)), at_s)
+            self.telling.setdefault(row, []).append(gap)
 
     def _name(self) -> str:
         return f"{self.intake.epoch}-j{self.intake.next['event']}"
 
-    def _record(self, event: Event, at_s: float) -> None:
+    def _record(self, event: Event, at_s: float) -> Identity:
         parts = self.intake.add_events(self.door, self.inventories.current, "event", [event], at_s)
         self.shadow.stage(Group(int(at_s * 1000), tuple(parts), None))
+        return parts[-1].epoch, parts[-1].lane, parts[-1].seq
 
     def date(self, events: Iterable[Event]) -> None:
         """With the lock: remember what a boot's clock was worth, where an event tells."""

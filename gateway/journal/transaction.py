@@ -15,9 +15,10 @@ import msgspec
 from msgspec import Struct
 
 from gateway.journal.cursors import Saved
+from gateway.journal.gaps import Gap
 from gateway.journal.quota import Had, Shares, pages_of
 from gateway.journal.records import INSERT, Record, Stored, key_of, record_of
-from gateway.journal.rows import Stream
+from gateway.journal.rows import Identity, Stream
 from gateway.journal.search import UNNAMED
 from gateway.journal.state import (
     STATE,
@@ -68,6 +69,8 @@ class Changes(Struct):
     """Boot → offset and error in ms of its clock, as they became known."""
     inventory: int = 0
     """The one that rows to come will name."""
+    telling: Mapping[Identity, Sequence[Gap]] = {}
+    """Gaps whose event is in a row of this group or of a later one."""
 
 
 class Transaction:
@@ -113,8 +116,10 @@ class Transaction:
         self._forget_epochs()
         self._forget_inventories()
         # What was given up is told after the group; a cut in between must not keep it from being told.
+        told = {(stored.row.epoch, stored.row.lane, stored.row.seq) for stored in rows} if changes.telling else ()
+        waiting = (gap for row, gaps in changes.telling.items() if row not in told for gap in gaps)
         kept.state = msgspec.structs.replace(changes.state, commit=kept.state.commit + 1,
-                                             gaps=(*changes.state.gaps, *self.trim.gaps))
+                                             gaps=(*changes.state.gaps, *waiting, *self.trim.gaps))
         self._put(STATE, kept.state)
 
     def _with_room(self, rows: Sequence[Stored]) -> Sequence[Stored]:

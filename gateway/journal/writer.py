@@ -70,7 +70,7 @@ class Writer:
             return 0.0
         oldest = intake.oldest_s()
         wait = float("inf") if oldest is None else oldest + self._interval() - now
-        if self._unsaved():
+        if self._moved():
             wait = min(wait, self.last_commit_s + self._commit_s - now)
         return wait
 
@@ -78,10 +78,13 @@ class Writer:
         return self._ledger.latch != self._ledger.committed.state.latch
 
     def _unsaved(self) -> bool:
+        return not self._ledger.intake.empty() or self._moved()
+
+    def _moved(self) -> bool:
+        """Whether something besides rows is to be written, or looked into."""
         ledger, disk = self._ledger, self._disk
         return bool(ledger.deliveries.moved or ledger.undated or ledger.damaged or ledger.untold.gaps
-                    or not ledger.intake.empty() or disk.store is None or self._unknown(())
-                    or disk.suspect is not None or disk.fault)
+                    or disk.store is None or self._unknown(()) or disk.suspect is not None or disk.fault)
 
     def _unknown(self, numbers: Collection[int]) -> list[Inventory]:
         """The current inventory and those of `numbers`, as far as the file has them not."""
@@ -130,7 +133,7 @@ class Writer:
         return Changes(state=state, cursors=list(marks), marks=marks, had=ledger.deliveries.had(), reason=intake.reason,
                        inventories=self._unknown({row.inventory for row in flight}),
                        damaged=[(epoch, lane, seq) for (epoch, lane), seq in ledger.damaged],
-                       boots=dict(ledger.undated), inventory=ledger.inventories.current)
+                       boots=dict(ledger.undated), inventory=ledger.inventories.current, telling=dict(ledger.telling))
 
     def _commit(self, changes: Changes) -> bool:
         ledger = self._ledger
@@ -196,6 +199,7 @@ class Writer:
         ledger.shadow.mend(ledger.intake)
         for row in flight:
             ledger.shadow.release(row.identity)
+            ledger.telling.pop(row.identity, None)
 
     def watch(self) -> None:
         """Under the lock: notice a disk that neither works nor fails."""
