@@ -91,7 +91,8 @@ def live(episode: Episode, disk: LoopDisk | DiskFault, folder: Path, environment
             crossed_s = time.monotonic()
             rig.pins.wait_for(SIREN, True, 5, function="output")
             siren_s = time.monotonic() - crossed_s
-            rig.wait(f"{name}: the county is warned", lambda: rig.county.warns().get("slope", {}).get("colour") == "red")
+            rig.wait(f"{name}: the county is warned",
+                     lambda: rig.county.warns().get("slope", {}).get("colour") == "red")
             warned_s = time.monotonic() - crossed_s
             answers = len(rig.said)
             rig.wait(f"{name}: it lasts, and the wire is read",
@@ -107,7 +108,8 @@ def live(episode: Episode, disk: LoopDisk | DiskFault, folder: Path, environment
         rig.wait(f"{name}: and reach the county", lambda: rig.county.query("SELECT count(*) FROM rows") != rows,
                  RECOVERY_S - committed_s)
         told_s = time.monotonic() - ended_s
-        rig.wait(f"{name}: all is told", lambda: {"alarm.raised", "journal.fault", "journal.recovered"} <= set(kinds(rig)))
+        rig.wait(f"{name}: all is told",
+                 lambda: {"alarm.raised", "journal.fault", "journal.recovered"} <= set(kinds(rig)))
         assert (rig.gateway.pid, rig.gateway.poll()) == (pid, None)
         assert rig.said_so_far().count("ready workers=") == 1 + episode.off, f"{name}: the box was restarted"
         assert rig.stop() == 0
@@ -121,8 +123,8 @@ def live(episode: Episode, disk: LoopDisk | DiskFault, folder: Path, environment
         assert before <= after, f"{name}: {len(before - after)} committed rows are gone"
         assert len(after) >= rig.county.query("SELECT count(*) FROM rows")[0][0]
         assert [path.name for path in state.glob("journal.sqlite.*")] == [], f"{name}: the file was put aside"
-    return (f"{name}: fault known {known_s:.1f} s, siren {siren_s * 1e3:.0f} ms, county warned {warned_s * 1e3:.0f} ms, "
-            f"commit {committed_s:.2f} s and row at the county {told_s:.2f} s after the end, {len(after)} rows")
+    return (f"{name}: fault known {known_s:.1f} s, siren {siren_s * 1e3:.0f} ms, "
+            f"county warned {warned_s * 1e3:.0f} ms, commit {committed_s:.2f} s and row at the county {told_s:.2f} s after the end, {len(after)} rows")
 
 
 def on_a_loop_mount(episode: Episode, folder: Path) -> str:

@@ -257,8 +257,10 @@ class Disk:
 
     def _failed(self, error: Exception) -> None:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN):
+        if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN,
+                    sqlite3.SQLITE_READONLY):
             # After a failed sync nobody knows which pages reached the disk: forget the cache, read the file again.
+            # And what was opened on a read-only disk stays read-only for good.
             self._drop()
         self.retry_at = self._now() + _RETRY_S[min(self._failures, len(_RETRY_S) - 1)]
         self._failures += 1
