@@ -1,4 +1,5 @@
-"""A full, read-only, broken or hanging disk under a running box: siren and alarm go on, nothing is lost, all is well soon.
+"""A full, read-only, broken or hanging disk under a running box: siren and alarm go on, nothing is lost, and soon all
+is well.
 
 The journal's folder is a real ext4 file system on a loop device; what such a one cannot do (turn read-only under open
 files and back again) is done by a shim below libc, and so is everything where images cannot be mounted. The gateways of
@@ -22,7 +23,7 @@ import pytest
 from gateway import client
 from gateway.journal.disk import STALL_S
 from hil.diskfault import DiskFault
-from hil.loopdisk import LoopDisk, LoopRefused
+from hil.loopdisk import LoopDisk, LoopRefusedError
 from hil.rig import Rig
 from tests.sites import SIREN, site
 
@@ -78,7 +79,8 @@ def live(episode: Episode, disk: LoopDisk | DiskFault, folder: Path, environment
                 before = committed(state)
                 getattr(disk, episode.fault)()
                 rig.start()
-                rig.wait(f"{name}: the crack meter is read", lambda n=len(rig.said): len(rig.said) > n)
+                said = len(rig.said)
+                rig.wait(f"{name}: the crack meter is read", lambda said=said: len(rig.said) > said)
             else:
                 before = committed(state)
                 getattr(disk, episode.fault)()
@@ -124,7 +126,8 @@ def live(episode: Episode, disk: LoopDisk | DiskFault, folder: Path, environment
         assert len(after) >= rig.county.query("SELECT count(*) FROM rows")[0][0]
         assert [path.name for path in state.glob("journal.sqlite.*")] == [], f"{name}: the file was put aside"
     return (f"{name}: fault known {known_s:.1f} s, siren {siren_s * 1e3:.0f} ms, "
-            f"county warned {warned_s * 1e3:.0f} ms, commit {committed_s:.2f} s and row at the county {told_s:.2f} s after the end, {len(after)} rows")
+            f"county warned {warned_s * 1e3:.0f} ms, commit {committed_s:.2f} s and row at the county {told_s:.2f} s "
+            f"after the end, {len(after)} rows")
 
 
 def on_a_loop_mount(episode: Episode, folder: Path) -> str:
@@ -161,7 +164,7 @@ def refusal(folder: Path) -> str:
     try:
         with LoopDisk(folder / "probe", folder / "probe.img"):
             return ""
-    except LoopRefused as error:
+    except LoopRefusedError as error:
         return str(error)
 
 
