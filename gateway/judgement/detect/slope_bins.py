@@ -27,7 +27,7 @@ class Series(NamedTuple):
 
     t_s: Array
     values: Array
-    count: Array
+    counts: Array
 
 
 class Bins:

@@ -49,7 +49,7 @@ RECEDES = 0.5
 
 
 class Failure(NamedTuple):
-    """A forecast: days from the last reading. `refused` is empty, or the reason why there is none (numbers then NaN)."""
+    """A forecast in days from the last reading; or `refused` says why there is none, and the numbers are NaN."""
 
     least_d: float
     lead_d: float
@@ -86,8 +86,8 @@ def forecast(series: Series, accuracy: float) -> Failure:
     if len(series.t_s) < POINTS_LEAST:
         return _refuse("few")
     t_d = (series.t_s - series.t_s[-1]) / DAY_S
-    sigma = max(noise(t_d, series.values, series.count), 0.1 * accuracy)
-    root = 1 / np.sqrt(sigma**2 / series.count + (FLOOR * sigma) ** 2)
+    sigma = max(noise(t_d, series.values, series.counts), 0.1 * accuracy)
+    root = 1 / np.sqrt(sigma**2 / series.counts + (FLOOR * sigma) ** 2)
     found = _fit(t_d, series.values, root)
     least, lead, most = found.lead_d
     if found.chi2 > POOR * found.freedom:
