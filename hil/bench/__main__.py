@@ -1,6 +1,6 @@
 """`make bench`: measure, print a table, write bench.json.
 
-Usage: python -m hil.bench [--quick] [--out FILE] [FAMILY…]     families: box, bus, siren, uplink
+Usage: python -m hil.bench [--quick] [--out FILE] [FAMILY…]     families: box, bus, siren, slope, uplink
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from msgspec import structs
 from rich.console import Console
 from rich.table import Table
 
-from hil.bench import Figure, box, bus, siren, uplink
+from hil.bench import Figure, box, bus, siren, slope, uplink
 
-FAMILIES = {"box": box.figures, "bus": bus.figures, "siren": siren.figures, "uplink": uplink.figures}
+FAMILIES = {"box": box.figures, "bus": bus.figures, "siren": siren.figures, "slope": slope.figures,
+            "uplink": uplink.figures}
 
 
 def main(argv: list[str]) -> int:

@@ -15,8 +15,8 @@ stands. `t_s` are seconds on one scale that goes on over restarts (not the monot
 Colour of a point: improved tangent angle (Xu et al. 2011) arctan(v / v1), v1 the frozen rate of steady creep, at or
 above 45, 80, 85 degrees *and* v at or above the site's rate for that colour, both in the same window, a window whose
 displacement counts; yellow also needs an onset of acceleration. While v1 is unknown there is no angle: rates of 24 h
-and more then give at most yellow. A rate counts from 3 x accuracy and, once a day has been learned, 3 x the change
-that is usual in that window (temperature).
+and more then give at most yellow. A rate counts from 3 x accuracy and, once learned, 5 x the change that is usual in
+that window (temperature).
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ ANGLES_DEG = (0.0, 0.0, 45.0, 80.0, 85.0)
 """Least angle of none, blue, yellow, orange, red."""
 USUAL_D = 14.0
 """Time in which the usual change is learned and forgotten."""
+USUAL_TIMES = 5.0
+"""Of noise, the mean change x 5 is four standard deviations; of a day's cycle, three times its highest."""
 CALM_S = DAY_S
 """Acceleration has ended when for so long no window saw it."""
 BACKWARD_MOST = 8
@@ -153,7 +155,7 @@ class Slope:
         move = motion(self._bins, c, t_s)
         day_old = (t_s - self._first_s[c] >= DAY_S)[:, None]
         usual = np.where(day_old & (self._learned[c] >= 4), self._usual[c], 0.0)
-        need = 3 * np.maximum(self._accuracy[c][:, None], usual)
+        need = np.maximum(3 * self._accuracy[c][:, None], USUAL_TIMES * usual)
         signed = np.where(self._towards[c] == 0, np.sign(move.change.T), self._towards[c]).T * move.change
         with np.errstate(invalid="ignore"):
             enough = signed >= need
@@ -184,8 +186,12 @@ class Slope:
         most = USUAL_D * DAY_S / (6 * self._bins.width_s)
         n = np.minimum(self._learned[c] + 1, np.maximum(most, 8.0))
         usual = self._usual[c]
-        # a bend of white noise and of a day's cycle is 1.5 times a change; one wild sample counts as three usual ones
+        # short windows: what the trend of four days leaves; long ones: the bend, of noise 1.5 times a change
+        trend = (move.change[:, 3] / move.lag_s[:, 3])[:, None]
         sample = np.abs(move.bend) / 1.5
+        sample[:, :3] = np.abs(move.change - trend * move.lag_s)[:, :3]
+        fresh &= ~np.isnan(sample)
+        # one wild sample counts as three usual ones
         sample = np.where(n > 4, np.minimum(sample, 3 * np.maximum(usual, self._accuracy[c][:, None] / 3)), sample)
         self._usual[c] = np.where(fresh, usual + (sample - usual) / n, usual)
         self._learned[c] = np.where(fresh, n, self._learned[c])
@@ -202,6 +208,9 @@ class Slope:
             earliest_s = t_s - 2 * self.points[i].steady_d * DAY_S
             self._onset[i] = onset_s(series, float(np.nan_to_num(self._steady[i])), earliest_s)
         found = forecast(series, float(self._accuracy[i]))
+        if found.refused in ("poor", "no_end"):   # steady creep before the onset is no part of Voight's curve
+            since = series.t_s >= self._onset[i]
+            found = forecast(Series(*(a[since] for a in series)), float(self._accuracy[i]))
         self._why[i] = REFUSALS.index(found.refused)
         days = np.array([found.least_d, found.lead_d, found.most_d])
         self._failure[i] = series.t_s[-1] + DAY_S * days

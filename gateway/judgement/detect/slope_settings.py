@@ -86,7 +86,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
     moved: float = math.nan
     """Displacement in that window."""
     counts_from: float = math.nan
-    """Displacement from which that window counts: 3 x accuracy, or 3 x what is usual."""
+    """Displacement from which that window counts: 3 x accuracy, or 5 x what is usual."""
     counts: bool = False
     acceleration_per_d2: float = math.nan
     steady_rate_per_d: float = math.nan

@@ -105,7 +105,8 @@ def sentences(v: Verdict, point: SlopePoint) -> tuple[str, str]:
         zh = f"{point.name} {window_zh}位移 {v.moved:.3g} {point.unit}，速率 {v.rate_per_d:.3g} {point.unit}/d"
         en = f"{point.name}: {v.moved:.3g} {point.unit} in {window_en}, {v.rate_per_d:.3g} {point.unit}/d"
         if not v.counts:
-            zh += f"，未达有效位移 {v.counts_from:.3g} {point.unit}" if v.stage != "step" else "，突变，请核查仪器与现场"
+            zh += (f"，未达有效位移 {v.counts_from:.3g} {point.unit}" if v.stage != "step" else
+                   "，突变，请核查仪器与现场")
             en += (f", below the {v.counts_from:.3g} {point.unit} that count" if v.stage != "step" else
                    ", one sudden step: check instrument and slope")
         if not math.isnan(v.angle_deg):
