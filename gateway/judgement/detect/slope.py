@@ -199,7 +199,9 @@ class Slope:
 
     def _accelerating(self, i: int, t_s: float, change: Array, faster: Array) -> None:
         first = np.isnan(self._onset[i])
-        fit_bin = int(t_s // self._bins.width_s[1])
+        # a fit costs milliseconds: every 80 min, within two days of the end every 20
+        near = self._failure[i, 1] - t_s < 2 * DAY_S
+        fit_bin = int(t_s // self._bins.width_s[1 if near else 2])
         if not first and fit_bin == self._fit_bin[i]:
             return
         self._fit_bin[i] = fit_bin
