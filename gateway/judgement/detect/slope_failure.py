@@ -27,7 +27,7 @@ DAY_S = 86400.0
 ALPHA = (1.5, 2.5)
 """Voight's exponent as found in the field: 1.5 to 2.5 (Voight 1989; Crosta & Agliardi 2003)."""
 LEADS_D = (0.02, 90.0)
-STEPS_MOST = 6
+STEPS_MOST = 10
 STEP_GAIN = 20.0
 """How much chi-square a step must explain: in 200 places one of pure chance has 20 once in some hundred series."""
 SPREAD = 30.0
