@@ -45,6 +45,8 @@ USUAL_TIMES = 5.0
 """Of noise, the mean change x 5 is four standard deviations; of a day's cycle, three times its highest."""
 CALM_S = DAY_S
 """Acceleration has ended when for so long no window saw it."""
+SHORT_LEAD_D = 1.0
+"""A forecast from the readings since the onset alone is believed no further ahead."""
 BACKWARD_MOST = 8
 """So many readings in a row before the last one's time: the scale of time was set back, the point starts afresh."""
 FIELDS = ("_before", "_last_s", "_first_s", "_shift", "_level", "_backward", "_steady", "_usual", "_learned",
@@ -212,7 +214,9 @@ class Slope:
         found = forecast(series, float(self._accuracy[i]))
         if found.refused in ("poor", "no_end"):   # steady creep before the onset is no part of Voight's curve
             since = series.t_s >= self._onset[i]
-            found = forecast(Series(*(a[since] for a in series)), float(self._accuracy[i]))
+            shorter = forecast(Series(*(a[since] for a in series)), float(self._accuracy[i]))
+            # so short a record fools itself further ahead
+            found = shorter if shorter.lead_d <= SHORT_LEAD_D else found
         self._why[i] = REFUSALS.index(found.refused)
         days = np.array([found.least_d, found.lead_d, found.most_d])
         self._failure[i] = series.t_s[-1] + DAY_S * days
