@@ -2,7 +2,7 @@
 
 Owns: the shape of a figure. Promises: a figure in which a reading was lost has no value; every reference is measured
 by the same run on the same machine. Never: asks the gateway; it is looked at from outside (files of /proc, the wire,
-the broker, the pins).
+the broker, the pins). Journal and detectors, whose own cost has no outside, are also measured by themselves.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """`make bench`: measure, print a table, write bench.json.
 
-Usage: python -m hil.bench [--quick] [--out FILE] [FAMILY…]     families: box, bus, journal, siren, uplink
+Usage: python -m hil.bench [--quick] [--out FILE] [FAMILY…]     families: box, bus, journal, siren, slope,
+uplink
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from msgspec import structs
 from rich.console import Console
 from rich.table import Table
 
-from hil.bench import Figure, box, bus, journal, siren, uplink
+from hil.bench import Figure, box, bus, journal, siren, slope, uplink
 
 FAMILIES = {"box": box.figures, "bus": bus.figures, "journal": journal.figures, "siren": siren.figures,
-            "uplink": uplink.figures}
+            "slope": slope.figures, "uplink": uplink.figures}
 
 
 def main(argv: list[str]) -> int:
