@@ -7,7 +7,7 @@ a fault is there after it; `ok` ends every fault; leaving unmounts. Never: touch
 contents fails with EIO; `stall` freezes the file system (FIFREEZE): who writes sleeps in the kernel. Neither needs a
 device mapper.
 
-Limits: needs root, a loop device and e2fsprogs (`LoopRefused` says which is missing). No ext4 journal: with one, an I/O
+Limits: needs root, a loop device and e2fsprogs (`LoopRefusedError` says which is missing). No ext4 journal: with one, an I/O
 error makes the file system read-only until it is unmounted (on Linux 6.15 and later also without one, by
 `errors=remount-ro`), which no open file survives. `read_only` is what mount(8) can do: not while a file is open for
 writing. A process that hangs in a stalled disk cannot even be killed before `ok`.
@@ -28,14 +28,14 @@ from typing import Self
 SIZE_BYTES = 16 << 20
 _KEPT_BYTES = 64 << 10
 """Superblock, bitmaps, inodes and the root folder of such an image lie before this: the files, not the file system,
-are what breaks."""
+are what breaks. Were an inode beyond it, ext4 would ask for it for ever instead of failing."""
 _FIFREEZE, _FITHAW = 0xC0045877, 0xC0045878                     # linux/fs.h
 _LOOP_SET_STATUS64, _LOOP_GET_STATUS64 = 0x4C04, 0x4C05          # linux/loop.h
 _STATUS_BYTES, _SIZE_LIMIT_AT = 232, 32
 _UNMOUNT_S = 5.0
 
 
-class LoopRefused(RuntimeError):
+class LoopRefusedError(RuntimeError):
     """This machine does not let us mount an image; the message says why."""
 
 
@@ -50,7 +50,7 @@ class LoopDisk:
     """An ext4 file system of `size_bytes` mounted on `folder`, which is made. A context manager.
 
     Raises:
-        LoopRefused: on entering; not root, no loop device, no mkfs.ext4, or mount(8) refuses.
+        LoopRefusedError: on entering; not root, no loop device, no mkfs.ext4, or mount(8) refuses.
     """
 
     def __init__(self, folder: Path, image: Path, size_bytes: int = SIZE_BYTES) -> None:
@@ -62,20 +62,20 @@ class LoopDisk:
 
     def __enter__(self) -> Self:
         if os.geteuid() != 0:
-            raise LoopRefused("not root: an image cannot be mounted")
+            raise LoopRefusedError("not root: an image cannot be mounted")
         if not Path("/dev/loop-control").exists():
-            raise LoopRefused("no loop device: /dev/loop-control is missing")
+            raise LoopRefusedError("no loop device: /dev/loop-control is missing")
         if shutil.which("mkfs.ext4") is None:
-            raise LoopRefused("no mkfs.ext4: apt-get install e2fsprogs")
+            raise LoopRefusedError("no mkfs.ext4: apt-get install e2fsprogs")
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.image.open("wb") as image:
             image.truncate(self._size_bytes)
-        _run("mkfs.ext4", "-q", "-F", "-m", "0", "-b", "4096", "-N", "64", "-O", "^has_journal,^resize_inode",
+        _run("mkfs.ext4", "-q", "-F", "-m", "0", "-b", "4096", "-N", "64", "-O", "^has_journal,^resize_inode,^flex_bg",
              "-E", "lazy_itable_init=0", str(self.image))
         try:
             _run("mount", "-t", "ext4", "-o", "loop,errors=continue", str(self.image), str(self.folder))
         except RuntimeError as error:
-            raise LoopRefused(str(error)) from None
+            raise LoopRefusedError(str(error)) from None
         self._device = _run("findmnt", "-n", "-o", "SOURCE", str(self.folder))
         return self
 

@@ -22,7 +22,7 @@ import pytest
 from gateway import client
 from gateway.journal.disk import STALL_S
 from hil.diskfault import DiskFault
-from hil.loopdisk import LoopDisk, LoopRefused
+from hil.loopdisk import LoopDisk, LoopRefusedError
 from hil.rig import Rig
 from tests.sites import SIREN, site
 
@@ -87,6 +87,8 @@ def live(episode: Episode, disk: LoopDisk | DiskFault, folder: Path, environment
             pid = rig.gateway.pid
             rig.wait(f"{name}: the fault is known", lambda: journal(rig)["fault"], STALL_S + 10)
             known_s = time.monotonic() - began_s
+            hangs = journal(rig)["fault"] == "the disk does not answer"
+            assert hangs == (episode is STALLED), f"{name}: {journal(rig)['fault']}"
             commits = journal(rig)["commits"]
             crack.set("displacement", OVER_MM)
             crossed_s = time.monotonic()
@@ -163,7 +165,7 @@ def refusal(folder: Path) -> str:
     try:
         with LoopDisk(folder / "probe", folder / "probe.img"):
             return ""
-    except LoopRefused as error:
+    except LoopRefusedError as error:
         return str(error)
 
 
