@@ -7,8 +7,8 @@ a fault is there after it; `ok` ends every fault; leaving unmounts. Never: touch
 contents fails with EIO; `stall` freezes the file system (FIFREEZE): who writes sleeps in the kernel. Neither needs a
 device mapper.
 
-Limits: needs root, a loop device and e2fsprogs (`LoopRefusedError` says which is missing). No ext4 journal: with one, an I/O
-error makes the file system read-only until it is unmounted (on Linux 6.15 and later also without one, by
+Limits: needs root, a loop device and e2fsprogs (`LoopRefusedError` says which is missing). No ext4 journal: with one,
+an I/O error makes the file system read-only until it is unmounted (on Linux 6.15 and later also without one, by
 `errors=remount-ro`), which no open file survives. `read_only` is what mount(8) can do: not while a file is open for
 writing. A process that hangs in a stalled disk cannot even be killed before `ok`.
 """

@@ -39,11 +39,11 @@ class Episode(NamedTuple):
 
     fault: str
     off: bool = False
-    seconds: float = 0.0
-    """How long the fault lasts at least."""
+    seconds: float = STALLED_S
+    """How long the fault lasts at least; also those that do not hang, so that retries are as seldom as ever."""
 
 
-FULL, BROKEN, STALLED = Episode("full"), Episode("error"), Episode("stall", seconds=STALLED_S)
+FULL, BROKEN, STALLED = Episode("full"), Episode("error"), Episode("stall")
 STARTED_READ_ONLY, READ_ONLY = Episode("read_only", off=True), Episode("read_only")
 
 
