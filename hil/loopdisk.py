@@ -7,9 +7,8 @@ a fault is there after it; `ok` ends every fault; leaving unmounts. Never: touch
 contents fails with EIO; `stall` freezes the file system (FIFREEZE): who writes sleeps in the kernel. Neither needs a
 device mapper.
 
-Limits: needs root, a loop device and e2fsprogs (`LoopRefusedError` says which is missing). No ext4 journal: with
-one, an I/O
-error makes the file system read-only until it is unmounted (on Linux 6.15 and later also without one, by
+Limits: needs root, a loop device and e2fsprogs (`LoopRefusedError` says which is missing). No ext4 journal: with one,
+an I/O error makes the file system read-only until it is unmounted (on Linux 6.15 and later also without one, by
 `errors=remount-ro`), which no open file survives. `read_only` is what mount(8) can do: not while a file is open for
 writing. A process that hangs in a stalled disk cannot even be killed before `ok`.
 """
@@ -29,7 +28,7 @@ from typing import Self
 SIZE_BYTES = 16 << 20
 _KEPT_BYTES = 64 << 10
 """Superblock, bitmaps, inodes and the root folder of such an image lie before this: the files, not the file system,
-are what breaks."""
+are what breaks. Were an inode beyond it, ext4 would ask for it for ever instead of failing."""
 _FIFREEZE, _FITHAW = 0xC0045877, 0xC0045878                     # linux/fs.h
 _LOOP_SET_STATUS64, _LOOP_GET_STATUS64 = 0x4C04, 0x4C05          # linux/loop.h
 _STATUS_BYTES, _SIZE_LIMIT_AT = 232, 32
@@ -71,7 +70,7 @@ class LoopDisk:
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.image.open("wb") as image:
             image.truncate(self._size_bytes)
-        _run("mkfs.ext4", "-q", "-F", "-m", "0", "-b", "4096", "-N", "64", "-O", "^has_journal,^resize_inode",
+        _run("mkfs.ext4", "-q", "-F", "-m", "0", "-b", "4096", "-N", "64", "-O", "^has_journal,^resize_inode,^flex_bg",
              "-E", "lazy_itable_init=0", str(self.image))
         try:
             _run("mount", "-t", "ext4", "-o", "loop,errors=continue", str(self.image), str(self.folder))
