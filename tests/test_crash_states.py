@@ -30,6 +30,7 @@ from gateway.journal.archive import Archive
 from gateway.journal.cursors import Delivery
 from gateway.journal.gaps import LESS
 from gateway.journal.journal import Journal
+from gateway.journal.lessened import BLOCK
 from gateway.journal.rows import decode, decode_events
 from gateway.journal.store import Store
 from gateway.journal.verify import verify
@@ -228,7 +229,7 @@ def weighed(archive, content, by, given_up, trimmed):
     def sent(identity):
         return kept.cursors.get(("county", identity[:2]), Delivery()).sent.has(identity[2])
 
-    wrong = sum(not same(held[i], v.row) for i, v in by.items() if i in held)
+    wrong = sum(not same(held[i], v.row, by) for i, v in by.items() if i in held)
     owed = sorted(v.call for i, v in by.items() if i not in held and not (
         (sent(i) or i in county) and i in given_up))
     claims = sorted(by[i].call if i in by else 1 << 60 for i in held if sent(i) and i[0] != "e-before")
@@ -321,14 +322,16 @@ def look(folder, life, point, found, opened):
     found["silent"] += point >= life.alarm and not commit.latched
 
 
-def same(row, told):
+def same(row, told, by):
     if row.lane != "data":
         mine = [e.id for e in decode_events(row.body) if "county" in e.why.get("platforms", ("county",))]
         return mine == [e["id"] for e in told["events"]]   # gaps are told to those who miss something
     samples, readings = decode(row.body), told["readings"]
     times = [t + row.door.offset_ms for t in samples["t_ms"].tolist()]
-    if row.thinned:   # for the city, after the county had all
-        return set(times) <= {r["t"] for r in readings}
+    if row.thinned:   # for the city, after the county had all; what is merged lies in the last rows of its block
+        first = row.seq - row.seq % BLOCK if row.thinned == "aggregate" else row.seq
+        block = (by.get((row.epoch, row.lane, seq)) for seq in range(first, row.seq + 1))
+        return set(times) <= {r["t"] for v in block if v is not None for r in v.row["readings"]}
     return times == [r["t"] for r in readings] and all(
         (value != value and r["value"] is None) or abs(value - (r["value"] or 0.0)) <= 0.5
         for value, r in zip(samples["value"].tolist(), readings, strict=True))
